@@ -1,0 +1,141 @@
+"""Every way things go wrong: failures of an image (values) and errors of a call (exceptions).
+
+A *failure* is what became of one image; it is data, kept in the ledger, and never raised inside a batch.
+An *error* ends the call that raised it::
+
+    AsyncgenError
+    ├── InputError               what the caller gave is wrong; nothing was sent
+    │   ├── SettingsError        a setting is missing or wrong
+    │   ├── StyleNotFoundError   no such style in the registry
+    │   └── WorkflowError        a graph, its bindings, or a parameter for it
+    ├── GenerationError          the one image a single call asked for has failed (carries the Failure)
+    ├── RunPausedError           the account or the endpoint refuses work; everything unfinished stays pending
+    ├── LedgerError              the ledger cannot be used
+    │   ├── LedgerLockedError    another process owns it
+    │   └── LedgerVersionError   it was written by a newer asyncgen
+    └── StoreError               a finished picture cannot be written (disk full, folder gone, read-only)
+
+Anything else that escapes is a bug of ours and is never turned into a failed image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FailureClass(StrEnum):
+    """Whose fault a failure is; it alone decides what happens next."""
+
+    ITEM = "item"  # this image's own: recorded, never retried by itself
+    TRANSPORT = "transport"  # a request failed: repeated with backoff, costs nothing, never a reason to buy
+    INFRASTRUCTURE = "infrastructure"  # the platform's or the worker's: bought again a bounded number of times
+    ACCOUNT = "account"  # every image would meet it: the run pauses, everything stays pending
+
+
+class FailureCode(StrEnum):
+    """Stable names of failures, as written to the ledger, to `--json` and to `docs/troubleshooting.md`."""
+
+    # item
+    NO_IMAGE = "no_image"
+    NO_OUTPUT = "no_output"
+    NOT_AN_IMAGE = "not_an_image"
+    CORRUPT_IMAGE = "corrupt_image"
+    WORKER_ERROR = "worker_error"
+    INVALID_WORKFLOW = "invalid_workflow"
+    MODEL_NOT_FOUND = "model_not_found"
+    INPUT_REFUSED = "input_refused"
+    BODY_TOO_LARGE = "body_too_large"
+    RESULT_TOO_LARGE = "result_too_large"
+    RESULT_URL_REFUSED = "result_url_refused"
+    # infrastructure
+    OUT_OF_MEMORY = "out_of_memory"
+    PLATFORM_FAILED = "platform_failed"
+    TIMED_OUT = "timed_out"
+    WORKER_NOT_READY = "worker_not_ready"
+    LOST = "lost"
+    # account
+    KEY_REFUSED = "key_refused"
+    NO_CREDIT = "no_credit"
+    ENDPOINT_UNKNOWN = "endpoint_unknown"
+    LOAD_BALANCING_ENDPOINT = "load_balancing_endpoint"
+    RUN_REFUSED = "run_refused"
+    # transport
+    UNREACHABLE = "unreachable"
+    BAD_REPLY = "bad_reply"
+    RATE_LIMITED = "rate_limited"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What became of an image that is not there, in words its owner can act on."""
+
+    kind: FailureClass
+    code: FailureCode
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class AsyncgenError(Exception):
+    """Base of every error that asyncgen raises on purpose."""
+
+
+class InputError(AsyncgenError):
+    """Something the caller gave is wrong. Nothing was sent and nothing was spent.
+
+    `field` is the parameter at fault and `where` the place (`file:line`); either is None where there is none.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, where: str | None = None) -> None:
+        self.message, self.field, self.where = message, field, where
+        super().__init__(":".join(part for part in (where, field) if part) + ": " + message if where or field else message)
+
+    def at(self, where: str) -> InputError:
+        """The same error, naming the place (`file:line`) it was found at."""
+        return type(self)(self.message, field=self.field, where=where)
+
+
+class SettingsError(InputError):
+    """A setting is missing or wrong; the message names the environment variable."""
+
+
+class StyleNotFoundError(InputError):
+    """The registry has no such style; the message lists the closest ones."""
+
+
+class WorkflowError(InputError):
+    """A workflow graph, its bindings, or a parameter meant for it, is wrong."""
+
+
+class GenerationError(AsyncgenError):
+    """The image that a single call asked for was not made."""
+
+    def __init__(self, failure: Failure, request_id: str) -> None:
+        self.failure, self.request_id = failure, request_id
+        super().__init__(f"{request_id}: {failure}")
+
+
+class RunPausedError(AsyncgenError):
+    """The run stopped because going on would fail for every image alike; what is unfinished stays pending."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(str(failure))
+
+
+class LedgerError(AsyncgenError):
+    """The ledger file cannot be opened, read or written."""
+
+
+class LedgerLockedError(LedgerError):
+    """Another process owns the ledger; the message names it."""
+
+
+class LedgerVersionError(LedgerError):
+    """The ledger was written by a newer asyncgen."""
+
+
+class StoreError(AsyncgenError):
+    """A picture that was paid for could not be written; it can be fetched again while the endpoint keeps it."""

@@ -1,0 +1,165 @@
+"""What a caller may ask for, and what makes two requests the same one.
+
+`ImageRequest` is a row of a prompt file, a dict, or an object; a field that is left out is None, so that the style and
+then the defaults can fill it. A request's *key* is its identity in a batch; it is made only of what was asked, never
+of its position, nor of texts and files that an upgrade of asyncgen or of a style may edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from asyncgen.errors import InputError
+
+#: Part of every key: raise it when the content of keys changes, and teach the ledger to read the old ones.
+KEY_VERSION: Final = 1
+RANDOM_SEED: Final = -1
+MAX_SEED: Final = 2**64 - 1
+
+# Fields that say where the picture goes or how many there are, not what it shows.
+_NOT_CONTENT: Final = frozenset({"id", "filename", "save_to_style", "images"})
+
+
+class ImageRequest(BaseModel):
+    """One wanted image (or `images` of them). Everything but the prompt may be left out.
+
+    Raises nothing by itself: use `parse_request`, which turns what is wrong into an `InputError` naming the field.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, str_strip_whitespace=False)
+
+    prompt: str = Field(description="What to paint; composed with the style's texts unless `raw_prompt`.")
+    id: str | None = Field(None, description="The caller's own id, unique in its batch; it becomes the item's identity.")
+    style_id: str | None = Field(
+        None, validation_alias=AliasChoices("style_id", "style"), description="A style of the registry."
+    )
+    raw_prompt: bool = Field(False, description="Send the prompt as it is, without the style's texts.")
+    width: int | None = Field(None, description="Pixels, 16 to 16384, a multiple of 8. Default 1360.")
+    height: int | None = Field(None, description="Pixels, 16 to 16384, a multiple of 8. Default 768.")
+    steps: int | None = Field(None, description="Sampling steps, at least 1. Default: the style's, then 20.")
+    seed: int | None = Field(None, description="0 to 2^64-1; -1 or nothing draws one when the intent is recorded.")
+    images: int = Field(1, ge=1, le=100_000, description="How many images of this request, each its own job and seed.")
+    batch_size: int | None = Field(None, description="Pictures made by one job, each its own file. Default 1.")
+    model: str | None = Field(None, description="Diffusion model file. Default: the style's, then flux1-dev-fp8.")
+    sampler_name: str | None = Field(None, description="Default: the style's, then euler.")
+    scheduler_name: str | None = Field(None, description="Default: the style's, then simple.")
+    flux_guidance: float | None = Field(
+        None,
+        validation_alias=AliasChoices("flux_guidance", "guidance"),
+        description="FLUX guidance, 0 to 100. Default: the style's, then 3.5.",
+    )
+    lora_name: str | None = Field(None, description="Style LoRA; replaces the style's own. 'None' means none.")
+    lora_strength: float | None = Field(None, description="-10 to 10. Default: the style's lora_weight, then 1.0.")
+    character_loras: tuple[str, ...] = Field(
+        (),
+        validation_alias=AliasChoices("character_loras", "character_lora"),
+        description="NAME or NAME:STRENGTH, several separated by commas.",
+    )
+    character_lora_strength: float | None = Field(
+        None, description="-10 to 10, scaled down as characters grow in number. Default: the style's, then 0.85."
+    )
+    cine_lora_strength: float | None = Field(
+        None,
+        validation_alias=AliasChoices("cine_lora_strength", "cine_strength"),
+        description="-10 to 10; above 0 adds the FILM-V3-FLUX LoRA. Default: the style's, then 0.",
+    )
+    workflow: str | None = Field(None, description="A workflow by name or file. Default: the run's.")
+    parameters: Mapping[str, Any] = Field(
+        default_factory=dict, description="Further parameters that the workflow's bindings name."
+    )
+    save_to_style: bool = Field(True, description="False: the picture comes back in memory and no file is written.")
+    filename: str | None = Field(None, description="A file name of your own; made safe, suffix added.")
+
+    @field_validator("character_loras", mode="before")
+    @classmethod
+    def _split_characters(cls, value: object) -> object:
+        if value is None:
+            return ()
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.replace(";", ",").split(",") if part.strip())
+        return value
+
+    @field_validator("id", "style_id", "filename", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_has_text(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the prompt is empty: write what the image shows")
+        return value
+
+    @field_validator("id")
+    @classmethod
+    def _id_has_text(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("the id is empty: leave the field out instead")
+        return value
+
+    @field_validator("seed")
+    @classmethod
+    def _seed_in_range(cls, value: int | None) -> int | None:
+        if value is not None and not RANDOM_SEED <= value <= MAX_SEED:
+            raise ValueError(f"a seed is -1 (random) or 0 to {MAX_SEED}, not {value}")
+        return None if value == RANDOM_SEED else value
+
+    @property
+    def has_fixed_seed(self) -> bool:
+        """Whether the caller chose the seed; a request without one may stand for any number of distinct images."""
+        return self.seed is not None
+
+    def said(self) -> dict[str, Any]:
+        """What the caller said, without defaults: enough to make the same request again (`parse_request(said)`)."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def content(self) -> bytes:
+        """The part of the request that decides what the picture shows, in canonical form."""
+        said = {name: value for name, value in self.said().items() if name not in _NOT_CONTENT}
+        return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def parse_request(value: str | Mapping[str, Any] | ImageRequest) -> ImageRequest:
+    """A prompt, a dict of fields, or a request, as a request.
+
+    Raises `InputError` naming the field and the value that are wrong.
+    """
+    if isinstance(value, ImageRequest):
+        return value
+    fields = {"prompt": value} if isinstance(value, str) else value
+    try:
+        return ImageRequest.model_validate(fields)
+    except ValidationError as error:
+        raise _explained(error) from None
+
+
+def content_key(request: ImageRequest, replica: int) -> bytes:
+    """16 bytes that identify what was asked, `replica` counting the `images` of one request from 0.
+
+    With a caller's id the id alone is the identity. Without one it is the content; which occurrence of equal content
+    an item is, is added by the ledger, which has seen the others.
+    """
+    if request.id is not None:
+        identity = b"id\0" + request.id.encode()
+    else:
+        identity = b"content\0" + request.content()
+    return hashlib.blake2b(b"%d\0%d\0%s" % (KEY_VERSION, replica, identity), digest_size=16).digest()
+
+
+def _explained(error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(ImageRequest.model_fields)
+        return InputError(f"there is no such field; the fields are: {known}", field=field)
+    if first["type"] == "missing":
+        return InputError("this field is required", field=field)
+    message = first["msg"].removeprefix("Value error, ")
+    given = repr(first["input"])
+    return InputError(message if given in message else f"{message} (got {given[:80]})", field=field)
