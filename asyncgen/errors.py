@@ -10,6 +10,7 @@ An *error* ends the call that raised it::
     │   └── WorkflowError        a graph, its bindings, or a parameter for it
     ├── GenerationError          the one image a single call asked for has failed (carries the Failure)
     ├── RunPausedError           the account or the endpoint refuses work; everything unfinished stays pending
+    ├── JobStillRunningError     a /runsync job has not ended in time (carries its id)
     ├── LedgerError              the ledger cannot be used
     │   ├── LedgerLockedError    another process owns it
     │   └── LedgerVersionError   it was written by a newer asyncgen
@@ -48,6 +49,7 @@ class FailureCode(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     RESULT_TOO_LARGE = "result_too_large"
     RESULT_URL_REFUSED = "result_url_refused"
+    CANCELLED = "cancelled"
     # infrastructure
     OUT_OF_MEMORY = "out_of_memory"
     PLATFORM_FAILED = "platform_failed"
@@ -90,7 +92,7 @@ class InputError(AsyncgenError):
 
     def __init__(self, message: str, *, field: str | None = None, where: str | None = None) -> None:
         self.message, self.field, self.where = message, field, where
-        super().__init__(":".join(part for part in (where, field) if part) + ": " + message if where or field else message)
+        super().__init__(": ".join((":".join(part for part in (where, field) if part), message)).removeprefix(": "))
 
     def at(self, where: str) -> InputError:
         """The same error, naming the place (`file:line`) it was found at."""
@@ -123,6 +125,14 @@ class RunPausedError(AsyncgenError):
     def __init__(self, failure: Failure) -> None:
         self.failure = failure
         super().__init__(str(failure))
+
+
+class JobStillRunningError(AsyncgenError):
+    """A `/runsync` job has not ended within SYNC_TIMEOUT; it goes on, and can be waited for by its id."""
+
+    def __init__(self, job_id: str, timeout_seconds: float) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id} is still running after {timeout_seconds:g} s; wait for it with wait_output")
 
 
 class LedgerError(AsyncgenError):

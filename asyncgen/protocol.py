@@ -1,10 +1,31 @@
-"""The RunPod queue protocol without I/O. SKELETON: a helper fills the deciphering in."""
+"""The RunPod queue protocol without I/O: the requests we send, and the outcomes a reply can have.
+
+`asyncgen.replies` turns a reply into one of these outcomes; nothing else interprets what the platform says.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
 
-from asyncgen.errors import Failure
+from asyncgen.errors import Failure, FailureClass, FailureCode, InputError
+from asyncgen.ports import HttpRequest
+
+#: What `/run` takes at most, in bytes.
+MAX_RUN_BODY_BYTES: Final = 10 * 1024 * 1024
+#: Replies without a result (to /run, /cancel, /retry, /health) are a few hundred bytes.
+MAX_SMALL_REPLY_BYTES: Final = 1024 * 1024
+#: Replies with a result: the platform caps results at 10 to 20 MB, base64 included.
+MAX_RESULT_REPLY_BYTES: Final = 32 * 1024 * 1024
+
+# Inclusive ranges of the platform, in milliseconds.
+EXECUTION_TIMEOUT_RANGE_MS: Final = (5_000, 7 * 86_400_000)
+TTL_RANGE_MS: Final = (10_000, 7 * 86_400_000)
+RUNSYNC_WAIT_RANGE_MS: Final = (1_000, 300_000)
+STATUS_SYNC_WAIT_RANGE_MS: Final = (1_000, 90_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """Finished with pictures, not yet decoded. `notes` are the worker's own complaints: then a picture may be missing."""
+    """Finished with pictures, not yet decoded. `notes` are the worker's complaints: then a picture may be missing."""
 
     images: tuple[InlineImage | LinkedImage, ...]
     timing: Timing
@@ -79,11 +100,15 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Finished without a usable picture. `refetch_first`: the reply itself may be damaged, and fetching is free."""
+    """Finished without a usable picture. `refetch_first`: the reply itself may be damaged, and fetching is free.
+
+    `aside` are pictures that came with the failure: they are no result and are not counted, but they were paid for.
+    """
 
     failure: Failure
     timing: Timing = Timing()
     refetch_first: bool = False
+    aside: tuple[InlineImage | LinkedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +129,217 @@ class Transient:
 
     reason: str
     retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """`/runsync` took the job; `outcome` is where it stood when the reply came.
+
+    `job_id` is None only where a finished job's reply names none.
+    """
+
+    job_id: str | None
+    outcome: Pending | Completed | Failed | Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """The `jobs` of `/health`; a count that the reply does not give is 0."""
+
+    in_queue: int = 0
+    in_progress: int = 0
+    completed: int = 0
+    failed: int = 0
+    retried: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCounts:
+    """The `workers` of `/health`; a count that the reply does not give is 0."""
+
+    idle: int = 0
+    initializing: int = 0
+    ready: int = 0
+    running: int = 0
+    throttled: int = 0
+    unhealthy: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What `/health` says of one endpoint."""
+
+    jobs: JobCounts
+    workers: WorkerCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """The bytes behind a result's URL, not yet checked."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Redirected:
+    """The picture is said to be elsewhere; `url` is absolute and as little trusted as the first one."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointAddress:
+    """Where an endpoint is: `base_url` (https://api.runpod.ai/v2, say) and the endpoint's id."""
+
+    base_url: str
+    endpoint_id: str
+
+    def url(self, operation: str, job_id: str | None = None, **query: int | str) -> str:
+        """The URL of one operation; no id can leave its own place in the path."""
+        places = [self.endpoint_id, operation] if job_id is None else [self.endpoint_id, operation, job_id]
+        path = "/".join([self.base_url.rstrip("/"), *(quote(place, safe="") for place in places)])
+        return f"{path}?{urlencode(query)}" if query else path
+
+
+def job_body(
+    job_input: Mapping[str, Any], *, ttl_ms: int | None, execution_timeout_ms: int | None, webhook: str | None = None
+) -> bytes:
+    """The body of `/run` and `/runsync`; None leaves a value to the platform (ttl 24 h, execution timeout 10 min).
+
+    Raises `InputError` where the input is empty or no JSON, a time is out of the platform's range, or the body is over
+    `MAX_RUN_BODY_BYTES`.
+    """
+    if not job_input:
+        raise InputError("the job input is empty; the platform would bill for a job that cannot run", field="input")
+    policy = {
+        "ttl": _in_range("ttl_ms", ttl_ms, TTL_RANGE_MS),
+        "executionTimeout": _in_range("execution_timeout_ms", execution_timeout_ms, EXECUTION_TIMEOUT_RANGE_MS),
+    }
+    given = {"policy": {name: ms for name, ms in policy.items() if ms is not None}, "webhook": webhook}
+    body = _as_json({"input": dict(job_input), **{name: value for name, value in given.items() if value}})
+    if len(body) > MAX_RUN_BODY_BYTES:
+        raise InputError(
+            f"the job is {len(body):,} bytes and the platform takes at most {MAX_RUN_BODY_BYTES:,} (10 MiB): "
+            "send smaller or fewer input pictures",
+            field="input",
+        )
+    return body
+
+
+def run_request(address: EndpointAddress, api_key: str, body: bytes, timeout_seconds: float) -> HttpRequest:
+    """`POST /run`: the only request, with /runsync and /retry, that buys something."""
+    return _request("POST", address.url("run"), api_key, timeout_seconds, body=body)
+
+
+def runsync_request(
+    address: EndpointAddress, api_key: str, body: bytes, timeout_seconds: float, wait_ms: int
+) -> HttpRequest:
+    """`POST /runsync`, held by the server for `wait_ms` (1,000 to 300,000; brought into that range).
+
+    `timeout_seconds` counts on top of the wait.
+    """
+    wait_ms = _clamped(wait_ms, RUNSYNC_WAIT_RANGE_MS)
+    url = address.url("runsync", wait=wait_ms)
+    return _request("POST", url, api_key, timeout_seconds + wait_ms / 1000, body=body, carries_result=True)
+
+
+def status_request(address: EndpointAddress, api_key: str, job_id: str, timeout_seconds: float) -> HttpRequest:
+    """`GET /status/{id}`. Never with `ttl`, which would *set* the job's time to live."""
+    return _request("GET", address.url("status", job_id), api_key, timeout_seconds, carries_result=True)
+
+
+def status_sync_request(
+    address: EndpointAddress, api_key: str, job_id: str, timeout_seconds: float, wait_ms: int
+) -> HttpRequest:
+    """`GET /status-sync/{id}`, held for `wait_ms` (1,000 to 90,000; brought into that range).
+
+    Undocumented, so it may be gone. `timeout_seconds` counts on top of the wait.
+    """
+    wait_ms = _clamped(wait_ms, STATUS_SYNC_WAIT_RANGE_MS)
+    url = address.url("status-sync", job_id, wait=wait_ms)
+    return _request("GET", url, api_key, timeout_seconds + wait_ms / 1000, carries_result=True)
+
+
+def cancel_request(address: EndpointAddress, api_key: str, job_id: str, timeout_seconds: float) -> HttpRequest:
+    """`POST /cancel/{id}`, for a queued or running job."""
+    return _request("POST", address.url("cancel", job_id), api_key, timeout_seconds)
+
+
+def retry_request(address: EndpointAddress, api_key: str, job_id: str, timeout_seconds: float) -> HttpRequest:
+    """`POST /retry/{id}`, for a FAILED or TIMED_OUT job: it runs again, and is billed again, under the same id."""
+    return _request("POST", address.url("retry", job_id), api_key, timeout_seconds)
+
+
+def health_request(address: EndpointAddress, api_key: str, timeout_seconds: float) -> HttpRequest:
+    """`GET /health`."""
+    return _request("GET", address.url("health"), api_key, timeout_seconds)
+
+
+def download_request(
+    url: str, *, timeout_seconds: float, max_reply_bytes: int, allow_private: bool = False
+) -> HttpRequest | Rejected:
+    """A GET for a picture at a URL that a worker named, without the key; rejected (ITEM) where it must not be opened.
+
+    `allow_private` admits plain http and private addresses, for sandboxes and one's own storage.
+    """
+    if problem := _download_problem(url, allow_private):
+        message = f"the worker's result URL was not opened: {problem}"
+        return Rejected(Failure(FailureClass.ITEM, FailureCode.RESULT_URL_REFUSED, message))
+    return HttpRequest(
+        "GET",
+        url,
+        {"Accept-Encoding": "identity"},
+        timeout_seconds=timeout_seconds,
+        max_reply_bytes=max_reply_bytes,
+        public_hosts_only=not allow_private,
+    )
+
+
+def _download_problem(url: str, allow_private: bool) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "it is malformed"
+    schemes = ("https", "http") if allow_private else ("https",)
+    if parts.scheme not in schemes:
+        return f"its scheme is {parts.scheme[:20]!r}, and only {' and '.join(schemes)} may be used"
+    if not host or parts.username is not None:
+        return "it names no host, or carries a user name"
+    return None
+
+
+def _request(
+    method: str,
+    url: str,
+    api_key: str,
+    timeout_seconds: float,
+    *,
+    body: bytes | None = None,
+    carries_result: bool = False,
+) -> HttpRequest:
+    # Inflating a result costs ten times what it saves (pictures do not compress).
+    headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json", "Accept-Encoding": "identity"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    limit = MAX_RESULT_REPLY_BYTES if carries_result else MAX_SMALL_REPLY_BYTES
+    return HttpRequest(method, url, headers, body, timeout_seconds, max_reply_bytes=limit)
+
+
+def _as_json(value: object) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the job input cannot be written as JSON: {error}", field="input") from error
+
+
+def _in_range(field: str, value_ms: int | None, range_ms: tuple[int, int]) -> int | None:
+    low, high = range_ms
+    if value_ms is not None and not low <= value_ms <= high:
+        raise InputError(f"{value_ms} ms is outside what the platform takes, {low} to {high} ms", field=field)
+    return value_ms
+
+
+def _clamped(value_ms: int, range_ms: tuple[int, int]) -> int:
+    low, high = range_ms
+    return min(max(value_ms, low), high)

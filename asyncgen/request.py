@@ -20,6 +20,7 @@ from asyncgen.errors import InputError
 KEY_VERSION: Final = 1
 RANDOM_SEED: Final = -1
 MAX_SEED: Final = 2**64 - 1
+INPUT_PICTURES: Final = ("init_image", "mask_image", "pose_image")
 
 # Fields that say where the picture goes or how many there are, not what it shows.
 _NOT_CONTENT: Final = frozenset({"id", "filename", "save_to_style", "images"})
@@ -34,7 +35,7 @@ class ImageRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, str_strip_whitespace=False)
 
     prompt: str = Field(description="What to paint; composed with the style's texts unless `raw_prompt`.")
-    id: str | None = Field(None, description="The caller's own id, unique in its batch; it becomes the item's identity.")
+    id: str | None = Field(None, description="Your own id, unique in its batch: the item's identity.")
     style_id: str | None = Field(
         None, validation_alias=AliasChoices("style_id", "style"), description="A style of the registry."
     )
@@ -72,6 +73,9 @@ class ImageRequest(BaseModel):
     parameters: Mapping[str, Any] = Field(
         default_factory=dict, description="Further parameters that the workflow's bindings name."
     )
+    init_image: str | None = Field(None, description="Path of the picture to start from, where the workflow takes one.")
+    mask_image: str | None = Field(None, description="Path of the mask picture, where the workflow takes one.")
+    pose_image: str | None = Field(None, description="Path of the pose picture, where the workflow takes one.")
     save_to_style: bool = Field(True, description="False: the picture comes back in memory and no file is written.")
     filename: str | None = Field(None, description="A file name of your own; made safe, suffix added.")
 
@@ -111,18 +115,18 @@ class ImageRequest(BaseModel):
         return None if value == RANDOM_SEED else value
 
     @property
-    def has_fixed_seed(self) -> bool:
-        """Whether the caller chose the seed; a request without one may stand for any number of distinct images."""
-        return self.seed is not None
+    def input_pictures(self) -> dict[str, str]:
+        """The paths of the pictures that are sent along, by the name the workflow's bindings give them."""
+        named = {name: getattr(self, name) for name in INPUT_PICTURES}
+        return {name: path for name, path in named.items() if path is not None}
 
     def said(self) -> dict[str, Any]:
         """What the caller said, without defaults: enough to make the same request again (`parse_request(said)`)."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
-    def content(self) -> bytes:
-        """The part of the request that decides what the picture shows, in canonical form."""
-        said = {name: value for name, value in self.said().items() if name not in _NOT_CONTENT}
-        return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    def said_json(self) -> str:
+        """`said` in canonical JSON, as the ledger keeps it."""
+        return _canonical(self.said())
 
 
 def parse_request(value: str | Mapping[str, Any] | ImageRequest) -> ImageRequest:
@@ -134,22 +138,32 @@ def parse_request(value: str | Mapping[str, Any] | ImageRequest) -> ImageRequest
         return value
     fields = {"prompt": value} if isinstance(value, str) else value
     try:
-        return ImageRequest.model_validate(fields)
+        request = ImageRequest.model_validate(fields)
+        request.said_json().encode()
     except ValidationError as error:
         raise _explained(error) from None
+    except UnicodeEncodeError:
+        raise InputError("holds half of a surrogate pair, which no file or server takes: repair the text") from None
+    return request
 
 
-def content_key(request: ImageRequest, replica: int) -> bytes:
+def content_key(request: ImageRequest, replica: int, workflow_name: str) -> bytes:
     """16 bytes that identify what was asked, `replica` counting the `images` of one request from 0.
 
-    With a caller's id the id alone is the identity. Without one it is the content; which occurrence of equal content
-    an item is, is added by the ledger, which has seen the others.
+    With a caller's id the id alone is the identity. Without one it is what was said, and the name of the workflow that
+    will make it; which occurrence of equal content an item is, is added by the ledger, which has seen the others.
     """
     if request.id is not None:
-        identity = b"id\0" + request.id.encode()
+        identity = {"id": request.id}
     else:
-        identity = b"content\0" + request.content()
-    return hashlib.blake2b(b"%d\0%d\0%s" % (KEY_VERSION, replica, identity), digest_size=16).digest()
+        identity = {name: value for name, value in request.said().items() if name not in _NOT_CONTENT}
+        identity["workflow"] = workflow_name
+    text = _canonical([KEY_VERSION, replica, identity])
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def _explained(error: ValidationError) -> InputError:

@@ -1,0 +1,77 @@
+"""asyncgen: a list of prompts in, a finished image data set out, on RunPod serverless GPUs.
+
+The story is in `asyncgen.job`; from there the map, upper files using lower ones only (`.importlinter`)::
+
+    cli, progress, check      the command line
+    api                       generate_many, stream_many, ImageGenerator
+    run                       the composition root: wires everything below together
+    engine                    bounded fan-out: claims, starts, hands on, stops
+    job                       one image, from the wish for it to the file
+    report, manifest, results readers of the ledger, and what callers get
+    endpoint                  submit, wait, cancel, health; gates and backoff
+    ledger, store, intake     durable state, files, prompts in
+    transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
+    plan, workflow, styles, loras, prompts, naming, pacing, protocol, replies, images, request, lifecycle, errors: pure
+    sandbox                   the RunPod API on localhost
+"""
+
+from asyncgen._version import __version__
+from asyncgen.api import (
+    ImageGenerator,
+    generate_image,
+    generate_image_with_style,
+    generate_many,
+    run_image,
+    run_many,
+    stream_many,
+)
+from asyncgen.errors import (
+    AsyncgenError,
+    Failure,
+    FailureClass,
+    FailureCode,
+    GenerationError,
+    InputError,
+    LedgerError,
+    LedgerLockedError,
+    RunPausedError,
+    SettingsError,
+    StoreError,
+    StyleNotFoundError,
+    WorkflowError,
+)
+from asyncgen.registry import StylesRegistry
+from asyncgen.request import ImageRequest
+from asyncgen.results import ImageResult
+from asyncgen.settings import Settings, load_settings
+from asyncgen.workflow import WorkflowBuilder
+
+__all__ = [
+    "AsyncgenError",
+    "Failure",
+    "FailureClass",
+    "FailureCode",
+    "GenerationError",
+    "ImageGenerator",
+    "ImageRequest",
+    "ImageResult",
+    "InputError",
+    "LedgerError",
+    "LedgerLockedError",
+    "RunPausedError",
+    "Settings",
+    "SettingsError",
+    "StoreError",
+    "StyleNotFoundError",
+    "StylesRegistry",
+    "WorkflowBuilder",
+    "WorkflowError",
+    "__version__",
+    "generate_image",
+    "generate_image_with_style",
+    "generate_many",
+    "load_settings",
+    "run_image",
+    "run_many",
+    "stream_many",
+]

@@ -1,0 +1,329 @@
+"""What `import asyncgen` offers: one await for many images, a stream of them, or a generator that stays open.
+
+Every function takes its settings from the environment and `.env` unless told otherwise, and `sandbox=True` runs
+everything against the embedded sandbox, without key or account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import anyio
+
+from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError
+from asyncgen.intake import Intake, Prompts
+from asyncgen.registry import StylesRegistry
+from asyncgen.report import style_history
+from asyncgen.results import ImageResult
+from asyncgen.run import BatchRun, Target, Workspace, new_planner, open_run, open_target
+from asyncgen.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from asyncgen.plan import Planner
+    from asyncgen.sandbox import SandboxSettings
+
+T = TypeVar("T")
+
+#: Names of batches that calls without `batch=` make begin so.
+_CALL_BATCH: Final = "call"
+_PENDING: Final = Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, "the run was stopped before it was made")
+
+
+class ImageGenerator:
+    """An open connection to one endpoint and one output root; `async with` it, and call its methods side by side.
+
+    `settings` None reads the environment and `.env`; `overrides` replace single settings by name (`concurrency=8`,
+    `output_root=Path("images")`). `sandbox` True, or a `SandboxSettings`, uses the embedded sandbox. `styles` is a
+    registry, a registry file, or None for the settings'. `model_urls` maps LoRA names to URLs for the workers.
+
+    Entering raises `SettingsError` for what is missing, `LedgerLockedError` when another process uses the output root.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        sandbox: bool | SandboxSettings = False,
+        styles: StylesRegistry | Path | str | None = None,
+        model_urls: Mapping[str, str] | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.settings = load_settings(**overrides) if settings is None else settings.changed(**overrides)
+        self._sandbox = _sandbox_settings(sandbox)
+        self._styles, self._model_urls = styles, model_urls
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self.styles = self._registry()
+        self._planner = new_planner(self.settings, self.styles, self._model_urls)
+        self._planner.template()  # a workflow that is wrong is found now, not at the first image
+        self._workspace, self._target = await self._stack.enter_async_context(
+            open_target(self.settings, self._sandbox)
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def workspace(self) -> Workspace:
+        """The output root in use."""
+        return self._workspace
+
+    @property
+    def planner(self) -> Planner:
+        """What fills styles and defaults in."""
+        return self._planner
+
+    @property
+    def target(self) -> Target:
+        """Where jobs go."""
+        return self._target
+
+    # -- many ----------------------------------------------------------------------------------------------------
+
+    async def generate_many(
+        self,
+        prompts: Prompts,
+        *,
+        batch: str | None = None,
+        concurrency: int | None = None,
+        retry_failed: bool = False,
+        rebuy_changed: bool = False,
+        **fields: Any,
+    ) -> list[ImageResult]:
+        """All results, in input order; a failed image is a result with its `failure`.
+
+        `prompts` are texts, dicts or `ImageRequest`s in any iterable or async iterable; `fields` are those of
+        `ImageRequest` and hold for each that does not say otherwise. A sequence is checked whole before anything is
+        sent. `batch` names a set that is continued if it exists; without it every call makes a new one.
+
+        Raises `InputError` for a request that is wrong, `RunPausedError` when the account or the endpoint refuses work,
+        `StoreError` or `LedgerError` when disk or ledger do; what was made by then is in the ledger and is not bought
+        again by the same call with the same `batch`.
+        """
+        results: list[ImageResult] = []
+
+        async def deliver(result: ImageResult) -> None:
+            results.append(result)
+
+        self._check(prompts, fields)
+        run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
+        async with aclosing(self._intake(fields).of_prompts(prompts, self._workspace.ports)) as chunks:
+            await run.run(chunks, deliver)
+        return sorted(results, key=lambda result: result.index)
+
+    async def stream_many(
+        self,
+        prompts: Prompts,
+        *,
+        batch: str | None = None,
+        concurrency: int | None = None,
+        retry_failed: bool = False,
+        rebuy_changed: bool = False,
+        **fields: Any,
+    ) -> AsyncGenerator[ImageResult, None]:
+        """The results as they land, reading prompts no faster than images are made; see `generate_many`.
+
+        Leaving the loop early, or cancelling the task, leaves jobs that are out known to the ledger by their ids.
+        """
+        self._check(prompts, fields)
+        run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
+        send, receive = anyio.create_memory_object_stream[ImageResult](0)
+
+        async def work() -> None:
+            async with send, aclosing(self._intake(fields).of_prompts(prompts, self._workspace.ports)) as chunks:
+                await run.run(chunks, send.send)
+
+        # A task, because a generator may be left in another task than it was begun in, and a task group may not.
+        task = asyncio.create_task(work(), name="asyncgen-stream")
+        try:
+            async with receive:
+                async for result in receive:
+                    yield result
+            await task
+        finally:
+            task.cancel()
+            with anyio.CancelScope(shield=True), contextlib.suppress(asyncio.CancelledError, Exception):
+                await task  # its error, if any, has been raised above
+
+    async def generate_batch(
+        self, prompts: Prompts, style_id: str | None = None, **kwargs: Any
+    ) -> list[ImageResult]:
+        """`generate_many` by the name and arguments of the system we grew out of."""
+        return await self.generate_many(prompts, style_id=style_id, **kwargs)
+
+    # -- one -----------------------------------------------------------------------------------------------------
+
+    async def generate_image(
+        self,
+        prompt: str,
+        style_id: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        seed: int = -1,
+        character_loras: Sequence[str] | None = None,
+        save_to_style: bool = True,
+        filename: str | None = None,
+        *,
+        batch: str | None = None,
+        **fields: Any,
+    ) -> ImageResult:
+        """One image. None leaves a value to the style, then to the defaults; a seed of -1 is drawn.
+
+        With `save_to_style=False` no file is written: the picture is in `result.delivered`. Raises `GenerationError`
+        when the image is not made, otherwise as `generate_many`.
+        """
+        request = {
+            "prompt": prompt,
+            "style_id": style_id,
+            "width": width,
+            "height": height,
+            "steps": steps,
+            "seed": seed,
+            "character_loras": tuple(character_loras or ()),
+            "save_to_style": save_to_style,
+            "filename": filename,
+            **fields,
+        }
+        (result,) = await self.generate_many([request], batch=batch, concurrency=1)
+        if not result.ok:
+            raise GenerationError(result.failure or _PENDING, result.request_id)
+        return result
+
+    async def generate_image_with_style(self, prompt: str, style_id: str, **kwargs: Any) -> ImageResult:
+        """`generate_image` with a style that must be given."""
+        return await self.generate_image(prompt, style_id, **kwargs)
+
+    # -- the parts, for the command line -------------------------------------------------------------------------
+
+    async def open_run(
+        self,
+        batch: str | None,
+        concurrency: int | None = None,
+        *,
+        new_set: bool = False,
+        retry_failed: bool = False,
+        rebuy_changed: bool = False,
+    ) -> BatchRun:
+        """A run over the batch of that name, not yet begun; None makes a batch of its own."""
+        workspace = self._workspace
+        name = batch or f"{_CALL_BATCH}-{workspace.ports.new_hex8()}"
+        opened = await workspace.ledger.open_batch(name, self._target.realm, new_set=new_set)
+        return await open_run(
+            workspace,
+            self.settings,
+            self._target,
+            self._planner,
+            opened,
+            concurrency=concurrency,
+            retry_failed=retry_failed,
+            rebuy_changed=rebuy_changed,
+        )
+
+    def _intake(self, fields: Mapping[str, Any]) -> Intake:
+        return Intake(self._planner, fields)
+
+    def _check(self, prompts: Prompts, fields: Mapping[str, Any]) -> None:
+        """A whole sequence is looked at before anything is sent: bad input costs no money."""
+        if isinstance(prompts, str):
+            raise TypeError("prompts is one text: pass a list of them, or use generate_image")
+        if isinstance(prompts, Sequence):
+            intake = self._intake(fields)
+            for prompt in prompts:
+                intake.plan(prompt)
+
+    def _registry(self) -> StylesRegistry:
+        if isinstance(self._styles, StylesRegistry):
+            return self._styles
+        path = Path(self._styles) if self._styles is not None else self.settings.styles
+        return StylesRegistry.load(path, history_reader=self._history)
+
+    def _history(self, style_id: str) -> Any:
+        return style_history(self._workspace.ledger_path, style_id)
+
+
+async def generate_many(prompts: Prompts, *, style: str | None = None, **kwargs: Any) -> list[ImageResult]:
+    """All results, in input order. `kwargs` are those of `ImageGenerator` and of `ImageGenerator.generate_many`."""
+    own, call = _divided(kwargs)
+    async with ImageGenerator(**own) as generator:
+        return await generator.generate_many(prompts, **_with_style(style, call))
+
+
+async def stream_many(prompts: Prompts, *, style: str | None = None, **kwargs: Any) -> AsyncGenerator[ImageResult, None]:
+    """The results as they land; see `generate_many` and `ImageGenerator.stream_many`."""
+    own, call = _divided(kwargs)
+    async with ImageGenerator(**own) as generator, aclosing(
+        generator.stream_many(prompts, **_with_style(style, call))
+    ) as results:
+        async for result in results:
+            yield result
+
+
+async def generate_image(prompt: str, style_id: str | None = None, **kwargs: Any) -> ImageResult:
+    """One image; raises `GenerationError` when it is not made. `kwargs` as for `ImageGenerator.generate_image`."""
+    own, call = _divided(kwargs)
+    async with ImageGenerator(**own) as generator:
+        return await generator.generate_image(prompt, style_id, **call)
+
+
+async def generate_image_with_style(prompt: str, style_id: str, **kwargs: Any) -> ImageResult:
+    """`generate_image` with a style that must be given."""
+    return await generate_image(prompt, style_id, **kwargs)
+
+
+def run_many(prompts: Prompts, *, style: str | None = None, **kwargs: Any) -> list[ImageResult]:
+    """`generate_many` for scripts and notebooks: blocks until all images are there.
+
+    Works inside a running event loop too (a notebook's), in a thread of its own.
+    """
+    return _run(generate_many, prompts, style=style, **kwargs)
+
+
+def run_image(prompt: str, style_id: str | None = None, **kwargs: Any) -> ImageResult:
+    """`generate_image` for scripts and notebooks: blocks until the image is there."""
+    return _run(generate_image, prompt, style_id, **kwargs)
+
+
+def _run(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
+    def call() -> T:
+        return asyncio.run(function(*args, **kwargs))
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return call()
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only notebooks come here
+
+    with ThreadPoolExecutor(1, "asyncgen-notebook") as executor:
+        return executor.submit(call).result()
+
+
+_GENERATOR_ARGUMENTS: Final = {"settings", "sandbox", "styles", "model_urls"}
+# These are settings, and arguments of a call at the same time: the call's meaning wins.
+_CALL_ARGUMENTS: Final = {"concurrency", "workflow"}
+
+
+def _divided(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of the generator, settings among them, and those of the call."""
+    settings = Settings.model_fields.keys() - _CALL_ARGUMENTS
+    own = {name: value for name, value in kwargs.items() if name in _GENERATOR_ARGUMENTS or name in settings}
+    return own, {name: value for name, value in kwargs.items() if name not in own}
+
+
+def _with_style(style: str | None, call: dict[str, Any]) -> dict[str, Any]:
+    return call if style is None else {"style_id": style, **call}
+
+
+def _sandbox_settings(sandbox: bool | SandboxSettings) -> SandboxSettings | None:
+    if sandbox is False:
+        return None
+    from asyncgen.sandbox import SandboxSettings  # noqa: PLC0415 - only those who use the sandbox pay for its import
+
+    return SandboxSettings(speed=8.0, rate_limit_scale=0) if sandbox is True else sandbox

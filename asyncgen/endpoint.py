@@ -1,0 +1,444 @@
+"""One RunPod endpoint: submit, wait for the output, cancel, retry, health, runsync, download.
+
+All jobs on an endpoint share its gates: a token bucket and a limit on requests at once for each operation. tenacity
+drives every backoff, here and nowhere else. What a reply means is decided in `asyncgen.replies`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+import anyio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, stop_never
+
+from asyncgen import protocol, replies
+from asyncgen.errors import Failure, FailureClass, FailureCode, JobStillRunningError, RunPausedError
+from asyncgen.pacing import TokenBucket, backoff_seconds, polling_pause_seconds
+from asyncgen.ports import (
+    AddressRefusedError,
+    HttpReply,
+    HttpRequest,
+    NotSentError,
+    Ports,
+    ReplyTooLargeError,
+    TransportError,
+)
+from asyncgen.protocol import (
+    Accepted,
+    Cancelled,
+    Completed,
+    Downloaded,
+    EndpointAddress,
+    Failed,
+    Health,
+    Missing,
+    Pending,
+    Ran,
+    Redirected,
+    Refused,
+    Rejected,
+    Transient,
+    Unknown,
+)
+from asyncgen.stopping import Stop
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: How long a job may be unknown to `/status` before it counts as lost: soon after `/run` a 404 can be propagation
+#: (RunPod's own client retries it over about 31 s).
+MISSING_GRACE_SECONDS: Final = 35.0
+_MAX_RUN_AT_ONCE: Final = 200  # the platform's limits on requests at once
+_MAX_CANCEL_AT_ONCE: Final = 20
+_MAX_REDIRECTS: Final = 5
+_CANCEL_TRIES: Final = 4
+_SLOW_FACTOR: Final = 3.0
+_SLOW_REPORT_EVERY_SECONDS: Final = 300.0
+_TOO_MANY_REQUESTS: Final = 429
+
+Submitted = Accepted | Unknown | Rejected
+JobEnding = Completed | Failed | Cancelled | Missing | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How hard an endpoint may be worked: seconds, requests per 10 s, requests at once, bytes. See `Settings`."""
+
+    polling_interval_seconds: float = 1.0
+    polling_interval_max_seconds: float = 5.0
+    slow_after_seconds: float = 180.0
+    slow_after_polls: int = 120
+    sync_timeout_seconds: float = 700.0
+    request_timeout_seconds: float = 60.0
+    unreachable_seconds: float = 300.0
+    run_rate: float = 1000
+    status_rate: float = 2000
+    cancel_rate: float = 100
+    rate_share: float = 0.8
+    downloads_at_once: int = 16
+    max_result_bytes: int = 64 * 1024 * 1024
+    allow_private_urls: bool = False
+
+
+class Journal(Protocol):
+    """Who writes down what a submission is about to do and what became of it; durable when the call returns."""
+
+    async def intend(self) -> None:
+        """A `POST /run` is about to be sent."""
+        ...
+
+    async def learn(self, outcome: Accepted | Refused | Unknown | Rejected) -> None:
+        """What is known of it now."""
+        ...
+
+
+class Gate:
+    """Admits the requests of one operation: so many in 10 s, so many at once."""
+
+    def __init__(self, ports: Ports, per_window: float, at_once: int) -> None:
+        self._ports, self._bucket = ports, TokenBucket(max(1.0, per_window))
+        self._limiter = anyio.CapacityLimiter(max(1, at_once))
+
+    async def enter(self) -> None:
+        """Wait for a place and for a token. Every `enter` that returns needs a `leave`."""
+        await self._limiter.acquire()
+        try:
+            pause = self._bucket.reserve(self._ports.clock.now())
+            if pause > 0:
+                await self._ports.clock.sleep(pause)
+        except BaseException:
+            self._limiter.release()
+            raise
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self._limiter.release()
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """`enter`, and `leave` at the end of the block."""
+        await self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def slow_down(self, retry_after_seconds: float | None) -> None:
+        """The platform answered 429."""
+        self._bucket.slow_down(self._ports.clock.now(), retry_after_seconds)
+
+
+@dataclass(slots=True)
+class _Wait:
+    """What one `wait_output` has seen so far; times are monotonic seconds."""
+
+    since: float
+    polls: int = 0
+    faults_in_a_row: int = 0
+    missing_since: float | None = None
+
+
+class Endpoint:
+    """All verbs of one endpoint. They raise `RunPausedError` once nothing has answered for `unreachable_seconds`."""
+
+    def __init__(self, ports: Ports, address: EndpointAddress, api_key: str, pace: Pace) -> None:
+        self._ports, self.address, self._api_key, self._pace = ports, address, api_key, pace
+        share = pace.rate_share
+        self._run_gate = Gate(ports, pace.run_rate * share, int(_MAX_RUN_AT_ONCE * share))
+        # a status reply may carry pictures: this gate is what keeps memory and the loop's delay low
+        self._status_gate = Gate(ports, pace.status_rate * share, pace.downloads_at_once)
+        self._cancel_gate = Gate(ports, pace.cancel_rate * share, int(_MAX_CANCEL_AT_ONCE * share))
+        self._silent_since: float | None = None
+        self._slow_reported_at: float | None = None
+
+    # -- submit --------------------------------------------------------------------------------------------------
+
+    async def submit(self, body: bytes, journal: Journal, stop: Stop) -> Submitted:
+        """Send one job, again for as long as it is certainly not accepted, never after an outcome that is unknown.
+
+        The journal is told before and after each `POST /run`; from the one to the other nothing can be cancelled.
+        Raises `StoppedError` when a stop is requested while nothing is in the air.
+        """
+
+        async def sleep(seconds: float) -> None:
+            with stop.interruptible():
+                await self._ports.clock.sleep(seconds)
+
+        retrying = self._retrying(lambda outcome: isinstance(outcome, Refused), sleep=sleep)
+        outcome: Submitted = await retrying(self._submit_once, body, journal, stop)
+        return outcome
+
+    async def _submit_once(self, body: bytes, journal: Journal, stop: Stop) -> Submitted | Refused:
+        with stop.interruptible():
+            await self._run_gate.enter()
+        try:
+            with anyio.CancelScope(shield=True):
+                await journal.intend()
+                outcome = await self._post_run(body)
+                await journal.learn(outcome)
+        finally:
+            self._run_gate.leave()
+        return outcome
+
+    async def _post_run(self, body: bytes) -> Submitted | Refused:
+        request = protocol.run_request(self.address, self._api_key, body, self._pace.request_timeout_seconds)
+        try:
+            reply = await self._send(request)
+        except NotSentError as error:
+            return Refused(f"the endpoint cannot be reached ({error})")
+        except TransportError as error:
+            return Unknown(f"no reply to /run ({error})")
+        outcome = replies.decipher_submission(reply)
+        if isinstance(outcome, Refused):
+            log.info("a submission was refused and is tried again: %s", outcome.reason)
+            self._slow_down(self._run_gate, reply, outcome.retry_after_seconds)
+        return outcome
+
+    # -- wait ----------------------------------------------------------------------------------------------------
+
+    async def wait_output(self, job_id: str, *, just_submitted: bool = False) -> JobEnding:
+        """Poll until the job has ended; the reply that says so is the download.
+
+        A failed poll is polled again. `Missing` is returned only once `/status` has not known the job for
+        `MISSING_GRACE_SECONDS`. A job is never abandoned: past `slow_after_*` it is only polled less often.
+        """
+        wait = _Wait(self._ports.clock.now())
+        if just_submitted:
+            await self._ports.clock.sleep(self._pace.polling_interval_seconds)
+        retrying = self._retrying(
+            lambda outcome: isinstance(outcome, Pending | Transient), wait=lambda state: self._poll_pause(wait, state)
+        )
+        ending: JobEnding = await retrying(self._poll, job_id, wait)
+        return ending
+
+    async def _poll(self, job_id: str, wait: _Wait) -> JobEnding | Pending | Transient:
+        request = protocol.status_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
+        async with self._status_gate.admitted():
+            outcome = await self._ask(request, replies.decipher_status, self._status_gate)
+        wait.polls += 1
+        wait.faults_in_a_row = wait.faults_in_a_row + 1 if isinstance(outcome, Transient) else 0
+        if not isinstance(outcome, Missing):
+            wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since
+            return outcome
+        now = self._ports.clock.now()
+        wait.missing_since = now if wait.missing_since is None else wait.missing_since
+        missing_for = now - wait.missing_since
+        return outcome if missing_for >= MISSING_GRACE_SECONDS else Transient("/status does not know the job (yet)")
+
+    def _poll_pause(self, wait: _Wait, state: RetryCallState) -> float:
+        outcome = _outcome_of(state)
+        if isinstance(outcome, Transient):
+            return self._pause_after_fault(wait.faults_in_a_row, outcome.retry_after_seconds)
+        longest = self._pace.polling_interval_max_seconds
+        if self._is_slow(wait):
+            longest *= _SLOW_FACTOR
+        return polling_pause_seconds(
+            wait.polls,
+            self._ports.rng.random(),
+            first_seconds=self._pace.polling_interval_seconds,
+            longest_seconds=longest,
+        )
+
+    def _is_slow(self, wait: _Wait) -> bool:
+        waited = self._ports.clock.now() - wait.since
+        if waited < self._pace.slow_after_seconds and wait.polls < self._pace.slow_after_polls:
+            return False
+        reported = self._slow_reported_at
+        if reported is None or self._ports.clock.now() - reported > _SLOW_REPORT_EVERY_SECONDS:
+            self._slow_reported_at = self._ports.clock.now()
+            log.warning(
+                "a job has been out for %.0f s (%d polls) and is waited for; `asyncgen check` tells whether the "
+                "endpoint has workers",
+                waited,
+                wait.polls,
+            )
+        return True
+
+    # -- other verbs ---------------------------------------------------------------------------------------------
+
+    async def health(self) -> Health | Transient | Rejected:
+        """What `/health` says now; asked once. Raises `TransportError` when there is no reply."""
+        reply = await self._send(protocol.health_request(self.address, self._api_key, self._pace.request_timeout_seconds))
+        return replies.decipher_health(reply)
+
+    async def cancel(self, job_id: str) -> Cancelled | Pending | Missing | Transient | Rejected:
+        """Take a job back. Pending: it was not cancelled (it may have finished); `wait_output` has the truth."""
+        request = protocol.cancel_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
+
+        async def ask() -> Cancelled | Pending | Missing | Transient | Rejected:
+            async with self._cancel_gate.admitted():
+                return await self._ask(request, replies.decipher_cancel, self._cancel_gate)
+
+        retrying = self._retrying(lambda outcome: isinstance(outcome, Transient), tries=_CANCEL_TRIES)
+        outcome: Cancelled | Pending | Missing | Transient | Rejected = await retrying(ask)
+        return outcome
+
+    async def retry(self, job_id: str) -> Submitted | Refused | Missing:
+        """Run a FAILED or TIMED_OUT job again under its id: it is paid for again. Sent once; see `submit` for outcomes."""
+        request = protocol.retry_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
+        async with self._run_gate.admitted():
+            try:
+                return replies.decipher_retry(await self._send(request))
+            except NotSentError as error:
+                return Refused(f"the endpoint cannot be reached ({error})")
+            except TransportError as error:
+                return Unknown(f"no reply to /retry ({error})")
+
+    async def runsync(self, body: bytes) -> JobEnding | Unknown | Refused:
+        """Send one job and wait for its end, `sync_timeout_seconds` in all: held by the server first, then polled.
+
+        Sent once. Unknown: no reply came, and the job may be running and paid for. Raises `JobStillRunningError`, which
+        carries the id to wait for, when the time is up.
+        """
+        began = self._ports.clock.now()
+        timeout = self._pace.sync_timeout_seconds
+        wait_ms = int(min(timeout * 1000, protocol.RUNSYNC_WAIT_RANGE_MS[1]))
+        request = protocol.runsync_request(
+            self.address, self._api_key, body, self._pace.request_timeout_seconds, wait_ms
+        )
+        try:
+            outcome = replies.decipher_runsync(await self._send(request))
+        except NotSentError as error:
+            return Refused(f"the endpoint cannot be reached ({error})")
+        except TransportError as error:
+            return Unknown(f"no reply to /runsync ({error})")
+        if not isinstance(outcome, Ran):
+            return outcome
+        if not isinstance(outcome.outcome, Pending):
+            return outcome.outcome
+        assert outcome.job_id is not None
+        return await self._wait_rest(outcome.job_id, began + timeout)
+
+    async def _wait_rest(self, job_id: str, deadline: float) -> JobEnding:
+        """The rest of a /runsync job: waits held by the server while it offers them, then polling."""
+        while (left := deadline - self._ports.clock.now()) > 1:
+            request = protocol.status_sync_request(
+                self.address, self._api_key, job_id, self._pace.request_timeout_seconds, int(left * 1000)
+            )
+            async with self._status_gate.admitted():
+                outcome = await self._ask(request, replies.decipher_status, self._status_gate)
+            if isinstance(outcome, Missing | Transient):
+                break  # undocumented: an endpoint may not have it
+            if not isinstance(outcome, Pending):
+                return outcome
+        with anyio.move_on_after(max(0.0, deadline - self._ports.clock.now())):
+            return await self.wait_output(job_id)
+        raise JobStillRunningError(job_id, self._pace.sync_timeout_seconds)
+
+    async def download(self, url: str) -> bytes | Rejected:
+        """The bytes behind a result's URL, not yet checked. Rejected: a fault of the job's that no waiting mends.
+
+        https only, every redirect checked, no private addresses unless allowed, size-capped.
+        """
+        retrying = self._retrying(lambda outcome: isinstance(outcome, Transient))
+        for _ in range(_MAX_REDIRECTS + 1):
+            outcome: Downloaded | Redirected | Rejected = await retrying(self._download_once, url)
+            if isinstance(outcome, Downloaded):
+                return outcome.data
+            if isinstance(outcome, Rejected):
+                return outcome
+            url = outcome.url
+        return _refused_url(f"it redirects more than {_MAX_REDIRECTS} times")
+
+    async def _download_once(self, url: str) -> Downloaded | Redirected | Rejected | Transient:
+        request = protocol.download_request(
+            url,
+            timeout_seconds=self._pace.request_timeout_seconds,
+            max_reply_bytes=self._pace.max_result_bytes,
+            allow_private=self._pace.allow_private_urls,
+        )
+        if isinstance(request, Rejected):
+            return request
+        try:
+            async with self._status_gate.admitted():
+                return replies.decipher_download(await self._send(request), url)
+        except AddressRefusedError as error:
+            return _refused_url(str(error))
+        except ReplyTooLargeError as error:
+            return Rejected(Failure(FailureClass.ITEM, FailureCode.RESULT_TOO_LARGE, f"the result's file: {error}"))
+        except TransportError as error:
+            return Transient(str(error))
+
+    # -- requests and their repetition ---------------------------------------------------------------------------
+
+    def _retrying(
+        self,
+        again: Callable[[Any], bool],
+        *,
+        wait: Callable[[RetryCallState], float] | None = None,
+        sleep: Callable[[float], Any] | None = None,
+        tries: int | None = None,
+    ) -> AsyncRetrying:
+        """tenacity on our clock and our randomness: repeats while `again(outcome)`, for ever unless `tries` is given."""
+        return AsyncRetrying(
+            retry=retry_if_result(again),
+            wait=wait or self._backoff,
+            sleep=sleep or self._ports.clock.sleep,
+            stop=stop_never if tries is None else stop_after_attempt(tries),
+            before_sleep=lambda _: self._give_up_on_silence(),
+            retry_error_callback=_outcome_of,
+        )
+
+    async def _ask(
+        self, request: HttpRequest, decipher: Callable[[HttpReply], T], gate: Gate
+    ) -> T | Transient:
+        """Send a request that costs nothing and may be repeated; no reply is a `Transient`."""
+        try:
+            reply = await self._send(request)
+        except TransportError as error:
+            return Transient(str(error))
+        outcome = decipher(reply)
+        if isinstance(outcome, Transient):
+            self._slow_down(gate, reply, outcome.retry_after_seconds)
+        return outcome
+
+    async def _send(self, request: HttpRequest) -> HttpReply:
+        try:
+            reply = await self._ports.transport.send(request)
+        except ReplyTooLargeError:
+            raise  # it did answer
+        except TransportError:
+            self._silent_since = self._ports.clock.now() if self._silent_since is None else self._silent_since
+            raise
+        self._silent_since = None
+        return reply
+
+    def _slow_down(self, gate: Gate, reply: HttpReply, retry_after_seconds: float | None) -> None:
+        if reply.status == _TOO_MANY_REQUESTS:
+            gate.slow_down(retry_after_seconds)
+
+    def _backoff(self, state: RetryCallState) -> float:
+        outcome = _outcome_of(state)
+        return self._pause_after_fault(state.attempt_number, outcome.retry_after_seconds)
+
+    def _pause_after_fault(self, faults_in_a_row: int, retry_after_seconds: float | None) -> float:
+        jitter = self._ports.rng.random()
+        return max(backoff_seconds(faults_in_a_row, jitter), (retry_after_seconds or 0.0) * (1 + 0.1 * jitter))
+
+    def _give_up_on_silence(self) -> None:
+        if self._silent_since is None:
+            return
+        silent_for = self._ports.clock.now() - self._silent_since
+        if silent_for > self._pace.unreachable_seconds:
+            raise RunPausedError(
+                Failure(
+                    FailureClass.TRANSPORT,
+                    FailureCode.UNREACHABLE,
+                    f"{self.address.base_url} has not answered for {silent_for:.0f} s: check the network, then start the "
+                    "run again; what is out stays known by its id",
+                )
+            )
+
+
+def _outcome_of(state: RetryCallState) -> Any:
+    assert state.outcome is not None
+    return state.outcome.result()
+
+
+def _refused_url(problem: str) -> Rejected:
+    message = f"the worker's result URL was not opened: {problem}"
+    return Rejected(Failure(FailureClass.ITEM, FailureCode.RESULT_URL_REFUSED, message))

@@ -1,0 +1,254 @@
+"""Bounded fan-out: claims what is wanted, keeps so many jobs out, hands results on as they land, stops cleanly.
+
+The limit is taken in the loop that starts jobs, so a million wants wait in their source, not in memory. Each job runs
+in its own task of one task group; all coordination happens on the event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from asyncgen import logs
+from asyncgen.errors import AsyncgenError, InputError, LedgerError, RunPausedError, StoreError
+from asyncgen.intake import Wanted
+from asyncgen.job import Job, Workbench
+from asyncgen.lifecycle import FAILURES, State
+from asyncgen.records import Batch, Item, Want
+from asyncgen.results import ImageResult, result_of
+from asyncgen.stopping import Stop, StoppedError
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[ImageResult], Awaitable[None]]
+#: What stops a run but is no bug: it is raised once everything that is out has been collected.
+_STOPPING_ERRORS: Final = (RunPausedError, StoreError, LedgerError, InputError)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How many jobs are kept out, and what a run does with what an earlier one left."""
+
+    concurrency: int
+    retry_failed: bool = False
+    rebuy_changed: bool = False
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counts of one run so far. `out` are jobs being worked on now; `gpu_ms` the execution time of those that ended.
+
+    `wanted` = `kept` + `repeated` + `made` + `failed` + `held` + `cancelled` + `pending`, once the run has ended.
+    """
+
+    wanted: int = 0
+    new: int = 0
+    kept: int = 0
+    changed: int = 0
+    repeated: int = 0
+    reattached: int = 0
+    made: int = 0
+    failed: int = 0
+    held: int = 0
+    cancelled: int = 0
+    out: int = 0
+    pictures: int = 0
+    gpu_ms: int = 0
+    input_ended: bool = False
+
+    @property
+    def pending(self) -> int:
+        """Wanted, and neither there nor settled."""
+        settled = self.kept + self.repeated + self.made + self.failed + self.held + self.cancelled
+        return max(0, self.wanted - settled)
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One job in work, and the places in the input that wait for it: none for one that the input has not named yet."""
+
+    job: Job
+    places: list[int] = field(default_factory=list)
+
+
+class Engine:
+    """Runs one batch over one input. Build it inside the running event loop; `run` may be called once."""
+
+    def __init__(self, bench: Workbench, batch: Batch, choices: Choices) -> None:
+        self._bench, self._batch, self._choices = bench, batch, choices
+        self._limiter = anyio.Semaphore(choices.concurrency)
+        self._flights: dict[int, _Flight] = {}
+        # What landed since the last claim: claimed items of that chunk may still say otherwise.
+        self._landed: dict[int, _Flight] = {}
+        self._error: AsyncgenError | None = None
+        self.stop = Stop()
+        self.statistics = Statistics()
+
+    async def run(self, chunks: AsyncIterator[list[Wanted]], deliver: Deliver) -> None:
+        """Work through the input. Everything that is out is collected before an error is raised.
+
+        Raises `RunPausedError`, `StoreError` or `LedgerError` when going on is useless, `InputError` for a row that is
+        wrong. Cancelling the task leaves the ledger true.
+        """
+        ledger = self._bench.ledger
+        run_id = await ledger.begin_run(self._batch)
+        async with anyio.create_task_group() as watching:
+            if self._bench.policy.cancel_on_stop:
+                watching.start_soon(self._cancel_when_stopped)
+            async with anyio.create_task_group() as tasks:
+                try:
+                    await self._reattach(tasks, deliver)
+                    await self._take_in(tasks, run_id, chunks, deliver)
+                except StoppedError:
+                    log.info("stopping: nothing new is submitted, what is out is settled")
+                except _STOPPING_ERRORS as error:
+                    self._stop_for(error)
+            watching.cancel_scope.cancel()
+        await ledger.end_run(run_id, "stopped" if self.stop.requested else "ended")
+        if self._error is not None:
+            raise self._error
+
+    def request_stop(self) -> None:
+        """Submit nothing new; `run` returns once what is out has been collected (or cancelled)."""
+        self.stop.request()
+
+    # -- taking in -----------------------------------------------------------------------------------------------
+
+    async def _reattach(self, tasks: TaskGroup, deliver: Deliver) -> None:
+        """First of all the jobs that an earlier process left out: they are paid for, and their results expire."""
+        for item, want in await self._bench.ledger.items_out(self._batch):
+            self.statistics.reattached += 1
+            await self._start(tasks, item, want, None, deliver)
+
+    async def _take_in(
+        self, tasks: TaskGroup, run_id: int, chunks: AsyncIterator[list[Wanted]], deliver: Deliver
+    ) -> None:
+        while True:
+            with self.stop.interruptible():
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                self.statistics.input_ended = True
+                return
+            self._landed = {item_id: flight for item_id, flight in self._landed.items() if not flight.places}
+            items = await self._bench.ledger.claim(self._batch, run_id, [wanted.want for wanted in chunk])
+            for wanted, item in zip(chunk, items, strict=True):
+                await self._take(tasks, wanted, item, deliver)
+
+    async def _take(self, tasks: TaskGroup, wanted: Wanted, item: Item, deliver: Deliver) -> None:
+        """Start what is to be made, join what is in work, hand on what is settled."""
+        self._count_in(wanted, item)
+        if flight := self._flights.get(item.id):
+            flight.places.append(wanted.index)
+        elif landed := self._landed.get(item.id):
+            await self._hand_on(landed, wanted.index, deliver, repeated=bool(landed.places))
+            landed.places.append(wanted.index)
+        elif await self._is_to_be_made(wanted, item):
+            await self._start(tasks, item, wanted.want, wanted.index, deliver)
+        else:
+            self._count_settled(item, made=False)
+            await deliver(result_of(wanted.index, item, wanted.want, self._bench.store.root, kept=True))
+
+    async def _is_to_be_made(self, wanted: Wanted, item: Item) -> bool:
+        if reason := self._reason_to_make_again(item):
+            await self._bench.ledger.record_wanted_again(item, wanted.want, reason)
+        resubmits = item.state is State.UNKNOWN and self._bench.policy.resubmit_unknown
+        return resubmits or item.state in (State.WANTED, State.ACCEPTED, State.STORING)
+
+    def _count_in(self, wanted: Wanted, item: Item) -> None:
+        if item.repeats and wanted.want.request.id is not None:
+            raise InputError(f"the id {wanted.want.request.id!r} is used twice in this input", field="id")
+        self.statistics.wanted += 1
+        self.statistics.new += item.is_new
+        if item.repeats:
+            log.warning("%s: the same request with the same seed came before: it is one image", item.request_id)
+
+    def _reason_to_make_again(self, item: Item) -> str | None:
+        if item.state in FAILURES and self._choices.retry_failed:
+            return "tried again, as told"
+        if item.state is State.STORED and item.changed and self._choices.rebuy_changed:
+            return "made again with today's values, as told"
+        return "the batch was started again" if item.state is State.CANCELLED else None
+
+    # -- in work -------------------------------------------------------------------------------------------------
+
+    async def _start(
+        self, tasks: TaskGroup, item: Item, want: Want, place: int | None, deliver: Deliver
+    ) -> None:
+        with self.stop.interruptible():
+            await self._limiter.acquire()
+        flight = _Flight(Job(self._bench, item, want, self.stop), [] if place is None else [place])
+        self._flights[item.id] = flight
+        self.statistics.out += 1
+        tasks.start_soon(self._fly, flight, deliver, name=item.request_id)
+
+    async def _fly(self, flight: _Flight, deliver: Deliver) -> None:
+        job = flight.job
+        try:
+            with logs.of_job(job.item.request_id):
+                await self._settle(job)
+        finally:
+            del self._flights[job.item.id]
+            self.statistics.out -= 1
+        self._landed[job.item.id] = flight
+        self.statistics.gpu_ms += job.timing.execution_ms or 0
+        self._report(job)
+        for number, place in enumerate(flight.places):
+            await self._hand_on(flight, place, deliver, repeated=number > 0)
+        self._limiter.release()
+
+    async def _hand_on(self, flight: _Flight, place: int, deliver: Deliver, *, repeated: bool) -> None:
+        job, root = flight.job, self._bench.store.root
+        if repeated:
+            self.statistics.repeated += 1
+        else:
+            self._count_settled(job.item, made=True)
+        await deliver(result_of(place, job.item, job.want, root, timing=job.timing, delivered=job.delivered))
+
+    async def _settle(self, job: Job) -> None:
+        try:
+            await job.settle()
+        except StoppedError:
+            log.debug("left as it was: the run is stopping")
+        except _STOPPING_ERRORS as error:
+            self._stop_for(error)
+
+    def _report(self, job: Job) -> None:
+        if job.item.state in FAILURES:
+            log.error("%s failed: %s", job.item.request_id, job.item.failure)
+
+    def _count_settled(self, item: Item, *, made: bool) -> None:
+        statistics = self.statistics
+        match item.state:
+            case State.STORED if made:
+                statistics.made += 1
+                statistics.pictures += len(item.pictures)
+            case State.STORED if item.repeats:
+                statistics.repeated += 1
+            case State.STORED:
+                statistics.kept += 1
+                statistics.changed += item.changed
+            case State.UNKNOWN:
+                statistics.held += 1
+            case State.CANCELLED:
+                statistics.cancelled += 1
+            case State.FAILED | State.GIVEN_UP | State.LOST:
+                statistics.failed += 1
+
+    # -- stopping ------------------------------------------------------------------------------------------------
+
+    def _stop_for(self, error: AsyncgenError) -> None:
+        if self._error is None:
+            self._error = error
+            log.error("stopping: %s", error)
+        self.stop.request()
+
+    async def _cancel_when_stopped(self) -> None:
+        """Take back every job that is out when the stop comes; what is in the air then takes itself back."""
+        await self.stop.wait_requested()
+        for flight in list(self._flights.values()):
+            await flight.job.cancel()

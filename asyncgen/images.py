@@ -1,0 +1,245 @@
+"""Whether bytes are a whole picture: base64, magic bytes, and enough decoding to know that nothing is missing.
+
+A picture ends where its format says it ends; bytes after that are refused like missing ones.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING, Final, Literal
+
+import pybase64
+
+from asyncgen.errors import Failure, FailureClass, FailureCode
+from asyncgen.protocol import Completed, Failed, InlineImage, LinkedImage
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
+MAX_SIDE_PIXELS: Final = 32_768
+#: A PNG is only walked over, never inflated, so that its size costs nothing here.
+MAX_PNG_PIXELS: Final = 2**28
+#: JPEG and WebP are decoded: this bounds the memory of that to about 256 MB.
+MAX_DECODED_PIXELS: Final = 2**26
+
+_PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
+_JPEG_MAGIC: Final = b"\xff\xd8\xff"
+_JPEG_END: Final = b"\xff\xd9"
+_RIFF_HEADER_BYTES: Final = 8  # before what its length counts
+_RIFF_TYPE_END: Final = 12
+# The formats we can name without being able to use them: (offset, magic, name).
+_OTHER_FORMATS: Final = (
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftyp", "HEIF or MP4"),
+    (0, b"\x1aE\xdf\xa3", "WebM"),
+    (0, b"%PDF", "PDF"),
+    (0, b"PK\x03\x04", "ZIP"),
+    (0, b"<", "HTML, XML or SVG"),
+    (0, b"{", "JSON"),
+)
+# Samples per pixel and legal bit depths of each PNG colour type (ISO/IEC 15948, table 11.1).
+_PNG_COLOURS: Final = {
+    0: (1, (1, 2, 4, 8, 16)),
+    2: (3, (8, 16)),
+    3: (1, (1, 2, 4, 8)),
+    4: (2, (8, 16)),
+    6: (4, (8, 16)),
+}
+_IHDR: Final = struct.Struct(">IIBBBBB")
+_UINT32: Final = struct.Struct(">I")
+_CHUNK_FRAME_BYTES: Final = 12  # length, type and CRC
+#: Deflate cannot do better than 258 bytes for 2 bits.
+_MAX_DEFLATE_RATIO: Final = 1032
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A whole picture as the worker made it. `suffix` is that of its format; sizes are in pixels."""
+
+    data: bytes = field(repr=False)
+    format: Literal["png", "jpeg", "webp"]
+    suffix: Literal[".png", ".jpg", ".webp"]
+    width: int
+    height: int
+
+
+class ImageFaultError(Exception):
+    """These bytes are no whole picture. `refetch_first`: they may be damaged by the way here, and fetching is free."""
+
+    def __init__(self, code: FailureCode, message: str, *, refetch_first: bool) -> None:
+        self.code, self.message, self.refetch_first = code, message, refetch_first
+        super().__init__(message)
+
+    @property
+    def failure(self) -> Failure:
+        """The fault as what became of the image."""
+        return Failure(FailureClass.ITEM, self.code, self.message)
+
+
+def examine(completed: Completed) -> tuple[Picture | LinkedImage, ...] | Failed:
+    """The pictures of a result, in order, every inline one decoded and checked; or why one of them is none.
+
+    `LinkedImage`s are left for the caller to download and `check`.
+    """
+    pictures: list[Picture | LinkedImage] = []
+    for number, image in enumerate(completed.images, 1):
+        try:
+            pictures.append(image if isinstance(image, LinkedImage) else check(decode_base64(image.base64_text)))
+        except ImageFaultError as fault:
+            message = f"picture {number} of {len(completed.images)}: {fault.message}"
+            failure = Failure(FailureClass.ITEM, fault.code, message)
+            return Failed(failure, completed.timing, fault.refetch_first, _others(completed, number))
+    return tuple(pictures)
+
+
+def decode_base64(text: str) -> bytes:
+    """Strict base64: standard alphabet, padded; line breaks are allowed and nothing else. Raises `ImageFaultError`."""
+    if "\n" in text or "\r" in text:
+        text = text.replace("\r", "").replace("\n", "")
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except ValueError as error:  # binascii.Error is one
+        raise _corrupt(f"its base64 cannot be decoded ({error})") from error
+
+
+def check(data: bytes) -> Picture:
+    """The picture in `data`: PNG, JPEG or WebP, whole. Raises `ImageFaultError`."""
+    if data.startswith(_PNG_MAGIC):
+        return Picture(data, "png", ".png", *_png_size(data))
+    if data.startswith(_JPEG_MAGIC):
+        return _jpeg(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    raise _not_a_picture(data)
+
+
+def _corrupt(what: str) -> ImageFaultError:
+    message = f"the picture came damaged: {what}"
+    return ImageFaultError(FailureCode.CORRUPT_IMAGE, message, refetch_first=True)
+
+
+def _not_a_picture(data: bytes) -> ImageFaultError:
+    a_beginning = any(magic.startswith(data) for magic in (_PNG_MAGIC, _JPEG_MAGIC, b"RIFF"))
+    if a_beginning or (data.startswith(b"RIFF") and len(data) < _RIFF_TYPE_END):
+        return _corrupt(f"only {len(data)} bytes of it are there")
+    seen = next((name for offset, magic, name in _OTHER_FORMATS if data.startswith(magic, offset)), None)
+    what = f"it is {seen}" if seen else f"{len(data)} bytes beginning {data[:8].hex(' ')}"
+    message = f"what the worker sent is no PNG, JPEG or WebP picture: {what}"
+    return ImageFaultError(FailureCode.NOT_AN_IMAGE, message, refetch_first=False)
+
+
+def _others(completed: Completed, number: int) -> tuple[InlineImage | LinkedImage, ...]:
+    return completed.images[: number - 1] + completed.images[number:]
+
+
+# -- PNG
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Width and height, after every chunk has been found whole (CRC-32) and in its place."""
+    chunks = _png_chunks(data)
+    kind, header = next(chunks)
+    if kind != b"IHDR" or len(header) != _IHDR.size:
+        raise _corrupt("a PNG without its header")
+    width, height, row_bytes = _png_geometry(header)
+    pixel_data_bytes = sum(len(body) for kind, body in chunks if kind == b"IDAT")
+    if pixel_data_bytes * _MAX_DEFLATE_RATIO < height * (row_bytes + 1):
+        raise _corrupt(f"{pixel_data_bytes} bytes of pixel data cannot hold {width}x{height} pixels")
+    return width, height
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Type and body of each chunk up to IEND, which must be there and be the end of the data."""
+    view, start, kind = memoryview(data), len(_PNG_MAGIC), b""
+    while kind != b"IEND":
+        if len(data) - start < _CHUNK_FRAME_BYTES:
+            raise _corrupt(f"the PNG is cut off after {len(data)} bytes")
+        (length,) = _UINT32.unpack_from(data, start)
+        body_start, body_end = start + 8, start + 8 + length
+        if body_end + 4 > len(data):
+            raise _corrupt(f"the PNG is cut off after {len(data)} bytes")
+        if zlib.crc32(view[start + 4 : body_end]) != _UINT32.unpack_from(data, body_end)[0]:
+            raise _corrupt(f"wrong checksum in the PNG chunk at byte {start}")
+        kind = data[start + 4 : body_start]
+        yield kind, view[body_start:body_end]
+        start = body_end + 4
+    if start != len(data):
+        raise _corrupt(f"{len(data) - start} bytes follow the end of the PNG")
+
+
+def _png_geometry(header: memoryview) -> tuple[int, int, int]:
+    """Width, height, and bytes of a row before its filter byte."""
+    width, height, depth, colour, compression, filtering, interlace = _IHDR.unpack(header)
+    samples, depths = _PNG_COLOURS.get(colour, (0, ()))
+    if depth not in depths or compression or filtering or interlace > 1:
+        raise _corrupt("its PNG header makes no sense")
+    _bound_size(width, height, MAX_PNG_PIXELS)
+    return width, height, (width * samples * depth + 7) // 8
+
+
+def _bound_size(width: int, height: int, max_pixels: int) -> None:
+    if not (0 < width <= MAX_SIDE_PIXELS and 0 < height <= MAX_SIDE_PIXELS and width * height <= max_pixels):
+        raise ImageFaultError(
+            FailureCode.CORRUPT_IMAGE,
+            f"the picture says it is {width}x{height} pixels; sides up to {MAX_SIDE_PIXELS} and {max_pixels} pixels "
+            "in all are accepted",
+            refetch_first=False,
+        )
+
+
+# -- JPEG and WebP
+
+
+def _jpeg(data: bytes) -> Picture:
+    if not data.endswith(_JPEG_END):
+        raise _corrupt(f"the JPEG is cut off after {len(data)} bytes, or something follows its end")
+    from PIL.JpegImagePlugin import JpegImageFile  # noqa: PLC0415 - 20 ms that a set of PNGs need not pay
+
+    return Picture(data, "jpeg", ".jpg", *_decoded_size(JpegImageFile, data))
+
+
+def _webp(data: bytes) -> Picture:
+    (size,) = struct.unpack_from("<I", data, 4)
+    if len(data) != size + _RIFF_HEADER_BYTES:
+        raise _corrupt(f"a WebP of {len(data)} bytes says it has {size + _RIFF_HEADER_BYTES}")
+    _bound_size(*_webp_canvas(data), MAX_DECODED_PIXELS)  # Pillow sets the canvas aside before it tells the size
+    from PIL.WebPImagePlugin import WebPImageFile  # noqa: PLC0415 - as above
+
+    return Picture(data, "webp", ".webp", *_decoded_size(WebPImageFile, data))
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """Width and height as the first chunk states them (RFC 9649); one that is cut short fails later."""
+    head = data[:30].ljust(30, b"\0")
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if head[12:16] == b"VP8 ":
+        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    raise _corrupt("a WebP without pixels")
+
+
+def _decoded_size(image_file: Callable[[BytesIO], ImageFile], data: bytes) -> tuple[int, int]:
+    """Width and height, after Pillow has decoded the whole picture.
+
+    The class is called directly because `Image.open` reports large pictures through the process-wide warning filters.
+    """
+    try:
+        with image_file(BytesIO(data)) as image:
+            _bound_size(*image.size, MAX_DECODED_PIXELS)
+            image.load()
+            return image.size
+    except ImageFaultError:
+        raise
+    except Exception as error:  # a decoder meets hostile bytes with a dozen exception types; none of them is ours
+        raise _corrupt(f"it cannot be decoded ({type(error).__name__}: {error})") from error

@@ -1,0 +1,114 @@
+"""Prompts in: any iterable, async iterable or prompt file, read lazily, planned in small chunks.
+
+A chunk is at most 32 requests and is cut short when its source is slow, so that the first image does not wait for the
+thirty-second prompt and planning never holds the event loop for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from asyncgen.errors import InputError
+from asyncgen.plan import Planner
+from asyncgen.ports import Ports
+from asyncgen.prompts import BadRow, Row
+from asyncgen.records import Want
+from asyncgen.request import ImageRequest, parse_request
+
+Prompt = str | Mapping[str, Any] | ImageRequest
+Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
+
+_CHUNK: Final = 32
+_SLOW_SOURCE_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One job of the input: its place in input order, and what is wanted."""
+
+    index: int
+    want: Want
+
+
+class Intake:
+    """Turns prompts into wants, chunk by chunk. `shared` are fields for every request that does not say otherwise; `name`
+    is the prompt file's, for errors.
+
+    With `skip_bad` a request that is wrong is counted in `skipped` and reported to `on_bad` instead of raised.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        shared: Mapping[str, Any] | None = None,
+        *,
+        name: str = "prompts",
+        skip_bad: bool = False,
+        on_bad: Callable[[InputError], None] | None = None,
+    ) -> None:
+        self._planner = planner
+        self._shared = {name: value for name, value in (shared or {}).items() if value is not None}
+        self._skip_bad, self._on_bad = skip_bad, on_bad
+        self._name, self._next_index, self._read = name, 0, 0
+        self.skipped = 0
+
+    def plan(self, prompt: Prompt | Row | BadRow) -> list[Wanted]:
+        """The jobs of one prompt. Raises `InputError` (unless bad ones are skipped), naming the row where there is one."""
+        self._read += 1
+        try:
+            wants = list(self._planner.wants(self._request(prompt)))
+        except InputError as error:
+            located = error if error.where else error.at(self._place(prompt))
+            if not self._skip_bad:
+                raise located from None
+            self.skipped += 1
+            if self._on_bad is not None:
+                self._on_bad(located)
+            return []
+        first, self._next_index = self._next_index, self._next_index + len(wants)
+        return [Wanted(first + number, want) for number, want in enumerate(wants)]
+
+    async def of_rows(self, rows: Iterator[Row | BadRow], ports: Ports) -> AsyncGenerator[list[Wanted], None]:
+        """The chunks of a prompt file, read off the event loop."""
+        while chunk := await ports.file_threads.run(lambda: list(islice(rows, _CHUNK))):
+            yield [wanted for row in chunk for wanted in self.plan(row)]
+
+    async def of_prompts(self, prompts: Prompts, ports: Ports) -> AsyncGenerator[list[Wanted], None]:
+        """The chunks of an iterable. A plain one is read on the event loop: give an async one if its items take time."""
+        if isinstance(prompts, AsyncIterable):
+            async for prompt in prompts:
+                yield self.plan(prompt)
+            return
+        iterator = iter(prompts)
+        while chunk := list(_until_slow(islice(iterator, _CHUNK), ports.clock.now)):
+            yield [wanted for prompt in chunk for wanted in self.plan(prompt)]
+            await ports.clock.sleep(0)
+
+    def _place(self, prompt: Prompt | Row | BadRow) -> str:
+        return f"{self._name}:{prompt.line}" if isinstance(prompt, Row) else f"prompt {self._read}"
+
+    def _request(self, prompt: Prompt | Row | BadRow) -> ImageRequest:
+        if isinstance(prompt, BadRow):
+            raise prompt.error
+        request = prompt.request if isinstance(prompt, Row) else prompt
+        if not self._shared:
+            return parse_request(request)
+        return parse_request({**self._shared, **_fields(request)})
+
+
+def _fields(prompt: Prompt) -> Mapping[str, Any]:
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    request = parse_request(prompt)
+    return {name: getattr(request, name) for name in request.model_fields_set}
+
+
+def _until_slow(items: Iterable[Any], now: Callable[[], float]) -> Iterator[Any]:
+    began = now()
+    for item in items:
+        yield item
+        if now() - began > _SLOW_SOURCE_SECONDS:
+            return

@@ -1,0 +1,315 @@
+"""READ FIRST. One image, from the wish for it to the file: every step a job takes, in order.
+
+A job starts wherever the ledger says the image stands, after a crash too, and goes on until it is settled. Each step
+ends with a durable move to the next state (`asyncgen.lifecycle`), so dying between any two lines loses nothing that the
+ledger does not know of.
+
+    wanted ──intend──▶ submitting ──/run──▶ accepted ──/status──▶ storing ──fsync, link──▶ stored
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pybase64
+
+from asyncgen import images, naming
+from asyncgen.endpoint import Endpoint
+from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, RunPausedError
+from asyncgen.images import ImageFaultError, Picture
+from asyncgen.ledger import JobEnd, Ledger, PathTakenError
+from asyncgen.lifecycle import State
+from asyncgen.plan import Planner
+from asyncgen.ports import Ports
+from asyncgen.protocol import (
+    Accepted,
+    Cancelled,
+    Completed,
+    Failed,
+    LinkedImage,
+    Missing,
+    Refused,
+    Rejected,
+    Timing,
+    Unknown,
+    job_body,
+)
+from asyncgen.records import Item, Want
+from asyncgen.stopping import Stop
+from asyncgen.store import Store
+
+log = logging.getLogger(__name__)
+_FETCHES: Final = 3  # of a result that came damaged: fetching is free, buying is not
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a run does where there is a choice. `max_attempts`: how often one image may be bought in all."""
+
+    endpoint: str
+    batch_name: str
+    path_template: str
+    max_attempts: int
+    resubmit_unknown: bool
+    cancel_on_stop: bool
+    job_ttl_seconds: float
+    execution_timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What every job of a run works with. `endpoint_at` finds an endpoint by the address stored with a job."""
+
+    ports: Ports
+    ledger: Ledger
+    store: Store
+    planner: Planner
+    endpoint_at: Callable[[str], Endpoint]
+    policy: Policy
+
+
+class Job:
+    """Takes one item from where it stands to a settled state."""
+
+    def __init__(self, bench: Workbench, item: Item, want: Want, stop: Stop) -> None:
+        self._bench, self._ledger, self._stop = bench, bench.ledger, stop
+        self.item, self.want = item, want
+        self.delivered: tuple[Picture, ...] = ()
+        self.timing = Timing()
+        self._submitted_now = False
+        self._cancelled = False
+
+    async def settle(self) -> None:
+        """Step until nothing is left to do; the outcome is in `item` (and `delivered`, for pictures without a file).
+
+        Raises `StoppedError` where a stop leaves it wanted, `RunPausedError` for faults that every job would meet,
+        `StoreError` and `LedgerError` when disk or ledger refuse.
+        """
+        while step := self._next_step():
+            await step()
+
+    def _next_step(self) -> Callable[[], Awaitable[None]] | None:
+        match self.item.state:
+            case State.WANTED:
+                return self._buy
+            case State.ACCEPTED:
+                return self._collect
+            case State.STORING:
+                return self._finish_storing
+            case State.UNKNOWN if self._bench.policy.resubmit_unknown:
+                return self._resubmit
+            case _:
+                return None
+
+    # -- buy: wanted → submitting → accepted ---------------------------------------------------------------------
+
+    async def _buy(self) -> None:
+        try:
+            body = await self._body()
+        except InputError as error:
+            code = FailureCode.BODY_TOO_LARGE if error.field == "input" else FailureCode.INPUT_REFUSED
+            await self._ledger.record_unsettled(self.item, State.FAILED, _item_failure(code, str(error)))
+            return
+        endpoint = self._bench.endpoint_at(self._bench.policy.endpoint)
+        outcome = await endpoint.submit(body, self, self._stop)
+        if isinstance(outcome, Rejected) and outcome.failure.kind is not FailureClass.ITEM:
+            raise RunPausedError(outcome.failure)
+
+    async def intend(self) -> None:
+        """Endpoint's journal: `POST /run` is about to be sent."""
+        await self._ledger.record_intent(self.item, self._bench.policy.endpoint)
+
+    async def learn(self, outcome: Accepted | Refused | Unknown | Rejected) -> None:
+        """Endpoint's journal: what became of it."""
+        match outcome:
+            case Accepted(job_id):
+                await self._ledger.record_accepted(self.item, job_id)
+                self._submitted_now = True
+                log.debug("accepted as job %s", job_id)
+            case Refused(reason):
+                await self._ledger.record_refused(self.item, reason)
+            case Unknown(reason):
+                failure = Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, reason)
+                await self._ledger.record_unsettled(self.item, State.UNKNOWN, failure)
+                log.warning("the submission's outcome is unknown (%s): held, not sent again", reason)
+            case Rejected(failure) if failure.kind is FailureClass.ITEM:
+                await self._ledger.record_unsettled(self.item, State.FAILED, failure)
+            case Rejected(failure):
+                await self._ledger.record_refused(self.item, str(failure))
+
+    async def _resubmit(self) -> None:
+        await self._ledger.record_resubmission(self.item)
+
+    async def _body(self) -> bytes:
+        request, policy = self.want.request, self._bench.policy
+        pictures = {name: await self._input_picture(name, path) for name, path in request.input_pictures.items()}
+        return job_body(
+            self._bench.planner.job_input(request, self.want.spec, self.item.seed, pictures),
+            ttl_ms=int(policy.job_ttl_seconds * 1000),
+            execution_timeout_ms=int(policy.execution_timeout_seconds * 1000),
+        )
+
+    async def _input_picture(self, name: str, path: str) -> tuple[str, str]:
+        try:
+            data = await self._bench.ports.file_threads.run(self._bench.ports.disk.read, Path(path))
+            picture = images.check(data)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}", field=name) from error
+        except ImageFaultError as fault:
+            raise InputError(f"{path}: {fault.message}", field=name) from fault
+        return f"{hashlib.sha256(data).hexdigest()[:16]}{picture.suffix}", pybase64.b64encode(data).decode("ascii")
+
+    # -- collect: accepted → storing → stored --------------------------------------------------------------------
+
+    async def _collect(self) -> None:
+        for fetch in range(1, _FETCHES + 1):
+            ending = await self._result()
+            if not (isinstance(ending, Failed) and ending.refetch_first and fetch < _FETCHES):
+                break
+            log.info("the result came damaged and is fetched again: %s", ending.failure)
+        if isinstance(ending, tuple):
+            await self._keep(ending)
+        else:
+            await self._settle_without_picture(ending)
+
+    async def _result(self) -> tuple[Picture, ...] | Failed | Cancelled | Missing:
+        """The job's pictures, whole and checked, or how it ended without."""
+        assert self.item.endpoint is not None and self.item.job_id is not None  # noqa: PT018 - the schema's CHECK
+        endpoint = self._bench.endpoint_at(self.item.endpoint)
+        if self._stop.requested and self._bench.policy.cancel_on_stop:
+            await self.cancel()
+        ending = await endpoint.wait_output(self.item.job_id, just_submitted=self._submitted_now)
+        self._submitted_now = False
+        match ending:
+            case Rejected(failure):
+                raise RunPausedError(failure)
+            case Completed():
+                self.timing = ending.timing
+                for note in ending.notes:
+                    log.warning("a picture may be missing; the worker says: %s", note)
+                return await self._whole(ending, endpoint)
+            case Failed() | Cancelled():
+                self.timing = ending.timing
+        return ending
+
+    async def _whole(self, completed: Completed, endpoint: Endpoint) -> tuple[Picture, ...] | Failed:
+        found = await self._bench.ports.file_threads.run(images.examine, completed)
+        if isinstance(found, Failed):
+            return found
+        pictures = []
+        for picture in found:
+            whole = await self._downloaded(picture, endpoint) if isinstance(picture, LinkedImage) else picture
+            if isinstance(whole, Failed):
+                return whole
+            pictures.append(whole)
+        return tuple(pictures)
+
+    async def _downloaded(self, link: LinkedImage, endpoint: Endpoint) -> Picture | Failed:
+        data = await endpoint.download(link.url)
+        if isinstance(data, Rejected):
+            return Failed(data.failure, self.timing)
+        try:
+            return await self._bench.ports.file_threads.run(images.check, data)
+        except ImageFaultError as fault:
+            return Failed(fault.failure, self.timing, refetch_first=fault.refetch_first)
+
+    async def _keep(self, pictures: tuple[Picture, ...]) -> None:
+        store = self._bench.store
+        prepared = await store.prepare(pictures, self._names(len(pictures)), self._hex8)
+        try:
+            await self._ledger.record_storing(self.item, prepared, self._end("completed"))
+        except PathTakenError:
+            return  # by a picture whose file is gone: the name stays reserved, and the next round takes another
+        in_place = await store.write(prepared, pictures)
+        store.release(prepared)
+        if in_place:
+            await self._stored(pictures)
+        else:  # a file of somebody else's came in between
+            await self._ledger.record_not_stored(self.item)
+
+    async def _stored(self, pictures: tuple[Picture, ...]) -> None:
+        await self._ledger.record_stored(self.item)
+        if not self.want.request.save_to_style:
+            self.delivered = pictures
+        log.info("stored %s", ", ".join(picture.path or "(in memory)" for picture in self.item.pictures))
+
+    async def _finish_storing(self) -> None:
+        """An earlier process died between recording the files and recording that they are there."""
+        if await self._bench.store.are_in_place(self.item.pictures):
+            await self._stored(())
+        else:
+            await self._ledger.record_not_stored(self.item)
+
+    def _names(self, count: int) -> list[str | None]:
+        request = self.want.request
+        if not request.save_to_style:
+            return [None] * count
+        fields = naming.path_fields(
+            self.want.spec,
+            request_id=self.item.request_id,
+            caller_id=request.id,
+            seed=self.item.seed,
+            batch=self._bench.policy.batch_name,
+            wall_seconds=self._bench.ports.clock.wall(),
+        )
+        template = self._bench.policy.path_template
+        return [
+            naming.render_path(template, fields, filename=request.filename, number=number, count=count)
+            for number in range(count)
+        ]
+
+    @property
+    def _hex8(self) -> str:
+        return self.item.request_id.removeprefix("img_")
+
+    # -- no picture: accepted → wanted (bought again), failed, given up, lost, cancelled -------------------------
+
+    async def _settle_without_picture(self, ending: Failed | Cancelled | Missing) -> None:
+        match ending:
+            case Cancelled():
+                failure = _item_failure(FailureCode.CANCELLED, "the job was cancelled at the platform")
+                await self._end_with(State.CANCELLED, failure)
+            case Missing():
+                message = "the platform no longer knows the job: its result expired or was lost, and was paid for"
+                await self._bought_again_or(State.LOST, _infrastructure_failure(FailureCode.LOST, message))
+            case Failed(failure) if failure.kind is FailureClass.INFRASTRUCTURE:
+                await self._bought_again_or(State.GIVEN_UP, failure)
+            case Failed(failure):
+                await self._end_with(State.FAILED, failure)
+
+    async def cancel(self) -> None:
+        """Take the job back at the platform, once, if it is out; its polling learns what became of that."""
+        item = self.item
+        if item.state is State.ACCEPTED and item.endpoint and item.job_id and not self._cancelled:
+            self._cancelled = True
+            await self._bench.endpoint_at(item.endpoint).cancel(item.job_id)
+
+    async def _bought_again_or(self, otherwise: State, failure: Failure) -> None:
+        """The platform's fault: bought again, unless this image has met the same one before or has been bought enough."""
+        if await self._ledger.has_ended_with(self.item, failure.code):
+            repeated = Failure(failure.kind, failure.code, f"{failure.message} (the second time: not bought again)")
+            await self._end_with(State.LOST if otherwise is State.LOST else State.FAILED, repeated)
+        elif self.item.attempts >= self._bench.policy.max_attempts:
+            await self._end_with(otherwise, failure)
+        else:
+            log.warning("bought again after %s", failure)
+            await self._end_with(State.WANTED, failure)
+
+    async def _end_with(self, target: State, failure: Failure) -> None:
+        await self._ledger.record_unsettled(self.item, target, failure, self._end(failure.code))
+
+    def _end(self, outcome: str) -> JobEnd:
+        return JobEnd(outcome, self.timing.delay_ms, self.timing.execution_ms, self.timing.worker_id)
+
+
+def _item_failure(code: FailureCode, message: str) -> Failure:
+    return Failure(FailureClass.ITEM, code, message)
+
+
+def _infrastructure_failure(code: FailureCode, message: str) -> Failure:
+    return Failure(FailureClass.INFRASTRUCTURE, code, message)

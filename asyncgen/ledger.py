@@ -1,0 +1,538 @@
+"""The ledger: what is wanted, bought and made, durable before anybody acts on it.
+
+SQLite through one writing connection that lives on one thread. Operations from all jobs that arrive while a commit is
+on its way share the next one (group commit); each call returns once its change is durable. State changes go through
+`_move`, which refuses what `asyncgen.lifecycle` does not allow.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import anyio
+
+from asyncgen import assets
+from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError, LedgerVersionError
+from asyncgen.lifecycle import ALLOWED, State
+from asyncgen.ports import Ports
+from asyncgen.records import Batch, Item, Spec, StoredPicture, Want
+from asyncgen.request import MAX_SEED, ImageRequest
+
+T = TypeVar("T")
+VERSION: Final = 1
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # NORMAL may lose acknowledged commits at a power cut: a paid job's id must not be one
+    "PRAGMA fullfsync = ON",  # macOS: fsync alone does not reach the platter
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA temp_store = FILE",  # `seen` grows with the input, our memory must not
+)
+_ITEM_COLUMNS: Final = (
+    "id, request_id, state, state_at, seed, attempts, endpoint, job_id, accepted_at, "
+    "failure_class, failure_code, failure_message, fingerprint"
+)
+
+
+class PathTakenError(Exception):
+    """A picture of the ledger has this path already. Never leaves the engine."""
+
+
+@dataclass(slots=True)
+class _Entry(Generic[T]):
+    """One operation waiting for the next commit."""
+
+    operation: Callable[[sqlite3.Connection], T]
+    durable: anyio.Event = field(default_factory=anyio.Event)
+    result: T | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """What a finished job cost in time, in the platform's milliseconds (None: not said), and how it ended."""
+
+    outcome: str
+    delay_ms: int | None = None
+    execution_ms: int | None = None
+    worker_id: str | None = None
+
+
+class Ledger:
+    """All methods return when their change is durable, and raise `LedgerError` when it cannot be made so."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._queue: list[_Entry[Any]] = []
+        self._arrival = anyio.Event()
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> int:
+        """Connect, bring the schema up to date, and settle what an earlier process left in the air.
+
+        Returns the number of submissions found in the air: whether they were accepted will never be known.
+        """
+        return await self._ports.ledger_thread.run(self._open, self._ports.clock.wall())
+
+    async def close(self) -> None:
+        """Close the connection; nothing may be waiting."""
+        if self._connection is not None:
+            await self._ports.ledger_thread.run(self._connection.close)
+            self._connection = None
+
+    async def run_writer(self) -> None:
+        """Commit what arrives, for as long as the task lives. Exactly one must run."""
+        while True:
+            await self._arrival.wait()
+            self._arrival = anyio.Event()
+            while self._queue:
+                entries, self._queue = self._queue, []
+                await self._ports.ledger_thread.run(self._commit, entries)
+                for entry in entries:
+                    entry.durable.set()
+
+    # -- what is wanted ------------------------------------------------------------------------------------------
+
+    async def open_batch(self, name: str, realm: str, *, new_set: bool = False) -> Batch:
+        """The batch of that name; `new_set` makes another one beside it, named `NAME-2`, `NAME-3` …"""
+        at = self._ports.clock.wall()
+        return await self.transact(lambda connection: _open_batch(connection, name, realm, new_set, at))
+
+    async def begin_run(self, batch: Batch) -> int:
+        """Record that a run over the batch begins; returns its number. Forgets which items the last one has seen."""
+        at = self._ports.clock.wall()
+        return await self.transact(lambda connection: _begin_run(connection, batch.id, at))
+
+    async def end_run(self, run_id: int, outcome: str) -> None:
+        """Record how a run ended."""
+        at = self._ports.clock.wall()
+        statement = "UPDATE run SET ended_at = ?, outcome = ? WHERE id = ?"
+        await self.transact(lambda connection: connection.execute(statement, (at, outcome, run_id)))
+
+    async def claim(self, batch: Batch, run_id: int, wants: Sequence[Want]) -> list[Item]:
+        """The items of these wants, in order: found in the batch, or recorded now with a seed drawn where none is said.
+
+        Two equal wants of one run with random seeds are two items; with one fixed seed they are one (`repeats`).
+        Equal caller's ids in one run are one item too; the caller decides what that means.
+        """
+        at = self._ports.clock.wall()
+        drawn = [(self._ports.new_hex8(), self._ports.rng.getrandbits(64)) for _ in wants]
+        return await self.transact(lambda connection: _claim(connection, self._ports, batch, run_id, wants, drawn, at))
+
+    async def items_out(self, batch: Batch) -> list[tuple[Item, Want]]:
+        """The items of a batch whose job is out or whose result is being stored, as they were wanted when bought."""
+
+        def operation(connection: sqlite3.Connection) -> list[tuple[Item, Want]]:
+            rows = connection.execute(
+                f"SELECT {_ITEM_COLUMNS}, said, replica, spec, content_key FROM item "  # noqa: S608 - the names are ours
+                "WHERE batch_id = ? AND state IN (?, ?) ORDER BY accepted_at",
+                (batch.id, State.ACCEPTED, State.STORING),
+            ).fetchall()
+            return [(_with_pictures(connection, _item_of(row)), _want_of(row)) for row in rows]
+
+        return await self.transact(operation)
+
+    # -- what is bought ------------------------------------------------------------------------------------------
+
+    async def record_intent(self, item: Item, endpoint: str) -> None:
+        """The intent to buy is durable: only after this may `POST /run` be sent."""
+        await self._move(item, State.SUBMITTING, attempts=item.attempts + 1, endpoint=endpoint, job_id=None)
+
+    async def record_refused(self, item: Item, reason: str) -> None:
+        """The submission was certainly not accepted: it is as if it had never been sent."""
+        await self._move(item, State.WANTED, reason, attempts=item.attempts - 1)
+
+    async def record_accepted(self, item: Item, job_id: str) -> None:
+        """The platform took the job under this id."""
+        at = self._ports.clock.wall()
+        attempt, endpoint = item.attempts, item.endpoint
+        await self._move(
+            item,
+            State.ACCEPTED,
+            job_id=job_id,
+            accepted_at=at,
+            also=lambda connection: connection.execute(
+                "INSERT INTO job (item_id, attempt, endpoint, job_id, accepted_at) VALUES (?, ?, ?, ?, ?)",
+                (item.id, attempt, endpoint, job_id, at),
+            ),
+        )
+
+    async def record_unsettled(self, item: Item, target: State, failure: Failure, end: JobEnd | None = None) -> None:
+        """The job ended without a picture: `target` says where that leads (WANTED buys it again)."""
+        await self._move(
+            item,
+            target,
+            str(failure),
+            failure=failure,
+            also=None if end is None else partial(_end_job, item=item, end=end, at=self._ports.clock.wall()),
+        )
+
+    async def record_resubmission(self, item: Item) -> None:
+        """Its owner wants a held submission sent again, though it may have been accepted the first time."""
+        await self._move(item, State.WANTED, "resubmitted as told; it may be paid for twice")
+
+    async def record_wanted_again(self, item: Item, want: Want, reason: str) -> None:
+        """Its owner wants it made (again), with today's values; what was made before is kept beside it."""
+        seed = item.seed if want.fixed_seed is None else want.fixed_seed
+        await self._move(
+            item,
+            State.WANTED,
+            reason,
+            attempts=0,
+            seed=str(seed),
+            spec=want.spec.to_json(),
+            fingerprint=want.fingerprint,
+            also=lambda connection: connection.execute(
+                "UPDATE image SET state = 'superseded' WHERE item_id = ?", (item.id,)
+            ),
+        )
+        item.seed, item.changed, item.pictures = seed, False, ()
+
+    # -- what is made --------------------------------------------------------------------------------------------
+
+    async def record_storing(self, item: Item, pictures: Sequence[StoredPicture], end: JobEnd) -> None:
+        """The result is here: its paths and hashes are durable before any file gets its final name."""
+
+        def also(connection: sqlite3.Connection) -> None:
+            _end_job(connection, item, end, self._ports.clock.wall())
+            connection.executemany(
+                "INSERT INTO image (item_id, number, path, sha256, size_bytes, format, width, height, state) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'storing')",
+                [(item.id, p.number, p.path, p.sha256, p.size_bytes, p.format, p.width, p.height) for p in pictures],
+            )
+
+        await self._move(item, State.STORING, also=also)
+        item.pictures = tuple(pictures)
+
+    async def record_stored(self, item: Item) -> None:
+        """Every file of the item is in place and flushed."""
+        await self._move(
+            item,
+            State.STORED,
+            also=lambda connection: connection.execute(
+                "UPDATE image SET state = 'stored' WHERE item_id = ? AND state = 'storing'", (item.id,)
+            ),
+        )
+
+    async def record_not_stored(self, item: Item) -> None:
+        """The process died before the files were in place: the result is to be fetched again."""
+        await self._move(
+            item,
+            State.ACCEPTED,
+            "the files were not in place",
+            also=lambda connection: connection.execute(
+                "DELETE FROM image WHERE item_id = ? AND state = 'storing'", (item.id,)
+            ),
+        )
+        item.pictures = ()
+
+    async def has_ended_with(self, item: Item, outcome: str) -> bool:
+        """Whether an earlier job of the item ended in the same way."""
+        return await self.transact(
+            lambda connection: connection.execute(
+                "SELECT 1 FROM job WHERE item_id = ? AND outcome = ?", (item.id, outcome)
+            ).fetchone()
+            is not None
+        )
+
+    # -- how changes are made ------------------------------------------------------------------------------------
+
+    async def _move(
+        self,
+        item: Item,
+        target: State,
+        detail: str | None = None,
+        *,
+        also: Callable[[sqlite3.Connection], object] | None = None,
+        failure: Failure | None = None,
+        **columns: Any,
+    ) -> None:
+        """One step of the lifecycle with what belongs to it, in one transaction; then the item says so too."""
+        source, at = item.state, self._ports.clock.wall()
+        if (source, target) not in ALLOWED:
+            raise RuntimeError(f"{item.request_id}: no move from {source} to {target} (asyncgen.lifecycle)")
+        columns |= _failure_columns(failure)
+
+        def operation(connection: sqlite3.Connection) -> None:
+            assignments = ", ".join(f"{name} = ?" for name in columns)
+            changed = connection.execute(
+                f"UPDATE item SET state = ?, state_at = ?, {assignments} WHERE id = ? AND state = ?",  # noqa: S608 - names are ours
+                (target, at, *columns.values(), item.id, source),
+            ).rowcount
+            if changed != 1:
+                raise RuntimeError(f"{item.request_id}: the ledger no longer has it as {source}")
+            connection.execute(
+                "INSERT INTO event (item_id, at, state, detail) VALUES (?, ?, ?, ?)", (item.id, at, target, detail)
+            )
+            if also is not None:
+                also(connection)
+
+        await self.transact(operation)
+        item.state, item.state_at, item.failure = target, at, failure
+        for name in columns.keys() & {"attempts", "endpoint", "job_id", "accepted_at"}:
+            setattr(item, name, columns[name])
+
+    async def transact(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run an operation on the ledger's thread in the next commit; its result, once durable.
+
+        It must do nothing but SQL: if another operation of the same commit fails, it is rolled back and run again.
+        """
+        entry = _Entry(operation)
+        self._queue.append(entry)
+        self._arrival.set()
+        await entry.durable.wait()
+        if entry.error is not None:
+            raise entry.error
+        return entry.result  # type: ignore[return-value]  # set by `_commit`, which ran the operation
+
+    def _commit(self, entries: list[_Entry[Any]]) -> None:
+        """Runs on the ledger's thread: all entries in one transaction, or, if one of them fails, each in its own."""
+        try:
+            self._transact(entries)
+        except Exception as error:  # handed to whoever asked for it
+            if len(entries) == 1:
+                entries[0].error = _as_ledger_error(error)
+                return
+            for entry in entries:
+                self._commit([entry])
+
+    def _transact(self, entries: list[_Entry[Any]]) -> None:
+        connection = self._connection
+        if connection is None:
+            raise LedgerError("the ledger is closed")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for entry in entries:
+                entry.result = entry.operation(connection)
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
+
+    def _open(self, at: float) -> int:
+        try:
+            self._connection = connection = self._ports.connect()
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+            _migrate(connection)
+            return _settle_in_the_air(connection, at)
+        except sqlite3.Error as error:
+            raise _as_ledger_error(error) from error
+
+
+def _failure_columns(failure: Failure | None) -> dict[str, Any]:
+    if failure is None:
+        return {"failure_class": None, "failure_code": None, "failure_message": None}
+    return {"failure_class": failure.kind, "failure_code": failure.code, "failure_message": failure.message}
+
+
+def _as_ledger_error(error: Exception) -> Exception:
+    """SQLite's errors in words an owner can act on; a bug of ours stays what it is."""
+    if isinstance(error, sqlite3.IntegrityError) and "image.path" in str(error):
+        return PathTakenError()
+    if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+        return error
+    text = str(error)
+    cures = {
+        "full": "free some space and start the run again; nothing that was recorded is lost",
+        "locked": "another program has the file open for writing; close it",
+        "readonly": "make the ledger file and its folder writable",
+        "malformed": "the file is damaged; keep a copy of it and of manifest.jsonl",
+        "not a database": "the file is no ledger; name another one with ASYNCGEN_LEDGER",
+    }
+    cure = next((cure for word, cure in cures.items() if word in text), "check the disk and the folder's permissions")
+    return LedgerError(f"the ledger cannot be used ({text}): {cure}")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > VERSION:
+        raise LedgerVersionError(
+            f"the ledger has version {found}, this asyncgen knows up to {VERSION}: install a newer asyncgen"
+        )
+    for version in range(found + 1, VERSION + 1):
+        script = _migration(version).read_text(encoding="utf-8")
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {version};\nCOMMIT;")
+    connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS seen (run_id INTEGER, content_key BLOB, count INTEGER, "
+        "PRIMARY KEY (run_id, content_key)) WITHOUT ROWID"
+    )
+
+
+def _migration(version: int) -> Path:
+    folder = assets.data_path("resources", "sql")
+    return next(folder.glob(f"{version:04d}_*.sql"))
+
+
+def _settle_in_the_air(connection: sqlite3.Connection, at: float) -> int:
+    failure = Failure(
+        FailureClass.TRANSPORT,
+        FailureCode.UNREACHABLE,
+        "the process ended while the submission was in the air; whether it was accepted was never learned",
+    )
+    rows = connection.execute("SELECT id FROM item WHERE state = ?", (State.SUBMITTING,)).fetchall()
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(
+        "UPDATE item SET state = ?, state_at = ?, failure_class = ?, failure_code = ?, failure_message = ? "
+        "WHERE id = ?",
+        [(State.UNKNOWN, at, failure.kind, failure.code, failure.message, item_id) for (item_id,) in rows],
+    )
+    connection.executemany(
+        "INSERT INTO event (item_id, at, state, detail) VALUES (?, ?, ?, ?)",
+        [(item_id, at, State.UNKNOWN, failure.message) for (item_id,) in rows],
+    )
+    connection.execute("UPDATE run SET ended_at = ?, outcome = 'died' WHERE ended_at IS NULL", (at,))
+    connection.commit()
+    return len(rows)
+
+
+def _open_batch(connection: sqlite3.Connection, name: str, realm: str, new_set: bool, at: float) -> Batch:
+    wanted, number = name, 1
+    while row := connection.execute(
+        "SELECT id FROM batch WHERE realm = ? AND name = ?", (realm, wanted)
+    ).fetchone():
+        if not new_set:
+            return Batch(row[0], wanted, realm, is_new=False)
+        number += 1
+        wanted = f"{name}-{number}"
+    cursor = connection.execute("INSERT INTO batch (name, realm, created_at) VALUES (?, ?, ?)", (wanted, realm, at))
+    return Batch(_row_id(cursor), wanted, realm, is_new=True)
+
+
+def _begin_run(connection: sqlite3.Connection, batch_id: int, at: float) -> int:
+    return _row_id(connection.execute("INSERT INTO run (batch_id, started_at) VALUES (?, ?)", (batch_id, at)))
+
+
+def _row_id(cursor: sqlite3.Cursor) -> int:
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _claim(
+    connection: sqlite3.Connection,
+    ports: Ports,
+    batch: Batch,
+    run_id: int,
+    wants: Sequence[Want],
+    drawn: Sequence[tuple[str, int]],
+    at: float,
+) -> list[Item]:
+    items = []
+    for want, (hex8, seed) in zip(wants, drawn, strict=True):
+        seen_before = _count_seen(connection, run_id, want.content_key)
+        one_image = want.fixed_seed is not None or want.request.id is not None
+        occurrence = 0 if one_image else seen_before
+        item = _find(connection, batch, want, occurrence)
+        if item is None:
+            item = _insert(connection, ports, batch, want, occurrence, hex8, seed, at)
+        item.repeats = one_image and seen_before > 0
+        items.append(item)
+    return items
+
+
+def _count_seen(connection: sqlite3.Connection, run_id: int, content_key: bytes) -> int:
+    """How often this run has met the key before, in a table that spills to disk: inputs may have millions of rows."""
+    row = connection.execute(
+        "INSERT INTO seen VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1 RETURNING count",
+        (run_id, content_key),
+    ).fetchone()
+    return int(row[0]) - 1
+
+
+def _find(connection: sqlite3.Connection, batch: Batch, want: Want, occurrence: int) -> Item | None:
+    row = connection.execute(
+        f"SELECT {_ITEM_COLUMNS} FROM item WHERE batch_id = ? AND content_key = ? AND occurrence = ?",  # noqa: S608 - ours
+        (batch.id, want.content_key, occurrence),
+    ).fetchone()
+    if row is None:
+        return None
+    item = _with_pictures(connection, _item_of(row))
+    item.changed = row[-1] != want.fingerprint or (want.fixed_seed is not None and want.fixed_seed != item.seed)
+    if item.changed and item.state is State.WANTED:
+        _refresh(connection, item, want)
+    return item
+
+
+def _refresh(connection: sqlite3.Connection, item: Item, want: Want) -> None:
+    """What was never bought has no old values to keep: it will be made with today's."""
+    item.seed = item.seed if want.fixed_seed is None else want.fixed_seed
+    connection.execute(
+        "UPDATE item SET spec = ?, fingerprint = ?, said = ?, seed = ? WHERE id = ?",
+        (want.spec.to_json(), want.fingerprint, want.request.said_json(), str(item.seed), item.id),
+    )
+    item.changed = False
+
+
+def _item_of(row: Sequence[Any]) -> Item:
+    failure = None if row[10] is None else Failure(FailureClass(row[9]), FailureCode(row[10]), row[11])
+    return Item(row[0], row[1], State(row[2]), row[3], int(row[4]), row[5], row[6], row[7], row[8], failure)
+
+
+def _want_of(row: Sequence[Any]) -> Want:
+    said, replica, spec, content_key = row[-4:]
+    request = ImageRequest.model_validate_json(said)
+    return Want(request, replica, Spec.from_json(spec), content_key, None)
+
+
+def _with_pictures(connection: sqlite3.Connection, item: Item) -> Item:
+    if item.state in (State.STORED, State.STORING):
+        item.pictures = _pictures(connection, item.id)
+    return item
+
+
+def _pictures(connection: sqlite3.Connection, item_id: int) -> tuple[StoredPicture, ...]:
+    rows = connection.execute(
+        "SELECT number, path, sha256, size_bytes, format, width, height FROM image "
+        "WHERE item_id = ? AND state <> 'superseded' ORDER BY number",
+        (item_id,),
+    )
+    return tuple(StoredPicture(*row) for row in rows)
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    ports: Ports,
+    batch: Batch,
+    want: Want,
+    occurrence: int,
+    hex8: str,
+    random_seed: int,
+    at: float,
+) -> Item:
+    seed = random_seed if want.fixed_seed is None else want.fixed_seed
+    assert 0 <= seed <= MAX_SEED
+    while connection.execute("SELECT 1 FROM item WHERE request_id = ?", (f"img_{hex8}",)).fetchone():
+        hex8 = ports.new_hex8()  # 32 bits: at a million images some do meet
+    cursor = connection.execute(
+        "INSERT INTO item (request_id, batch_id, content_key, occurrence, replica, said, spec, fingerprint, style_id, "
+        "seed, state, state_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            f"img_{hex8}",
+            batch.id,
+            want.content_key,
+            occurrence,
+            want.replica,
+            want.request.said_json(),
+            want.spec.to_json(),
+            want.fingerprint,
+            want.spec.style_id,
+            str(seed),
+            State.WANTED,
+            at,
+        ),
+    )
+    item_id = _row_id(cursor)
+    connection.execute("INSERT INTO event (item_id, at, state) VALUES (?, ?, ?)", (item_id, at, State.WANTED))
+    return Item(item_id, f"img_{hex8}", State.WANTED, at, seed, 0, None, None, None, None, is_new=True)
+
+
+def _end_job(connection: sqlite3.Connection, item: Item, end: JobEnd, at: float) -> None:
+    connection.execute(
+        "UPDATE job SET ended_at = ?, outcome = ?, delay_ms = ?, execution_ms = ?, worker_id = ? "
+        "WHERE endpoint = ? AND job_id = ?",
+        (at, end.outcome, end.delay_ms, end.execution_ms, end.worker_id, item.endpoint, item.job_id),
+    )

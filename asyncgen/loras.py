@@ -1,0 +1,113 @@
+"""Which LoRAs an image loads, in which order and how strongly. Pure arithmetic, no files.
+
+The order is the style, the characters as they were given, then the cinematic LoRA. Strengths go down as characters grow
+in number, because several full-strength characters spoil each other and the style.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from asyncgen.errors import InputError
+
+#: The LoRA that `cine_lora_strength` adds.
+CINE_LORA: Final = "FILM-V3-FLUX"
+MAX_STRENGTH: Final = 10.0
+
+# Factors by the number of characters; the last one holds for every greater number.
+_CHARACTER_FACTORS: Final = (1.0, 0.85, 0.75, 0.65)
+_CINE_FACTORS: Final = (1.0, 0.95, 0.85, 0.75)
+# What ComfyUI loads as a model file: a name that ends so is a file name already.
+_MODEL_FILE_SUFFIXES: Final = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf")
+_NUMBER: Final = re.compile(
+    r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """One LoRA to load: `name` is its file name with suffix, `strength` what the sampler gets, already scaled."""
+
+    name: str
+    strength: float
+
+
+def stack_loras(
+    lora_name: str | None = None,
+    lora_strength: float = 1.0,
+    character_loras: Sequence[str] | None = None,
+    character_lora_strength: float = 0.85,
+    cine_lora_strength: float = 0.0,
+) -> tuple[Lora, ...]:
+    """The LoRAs of one image in loading order: style, characters, then FILM-V3-FLUX where its strength is above 0.
+
+    A character is `NAME` or `NAME:STRENGTH`; an own strength replaces `character_lora_strength` and is scaled like it
+    (× 0.85, 0.75, 0.65 for 1, 2, 3 or more characters). The cinematic strength is scaled × 1.0, 0.95, 0.85, 0.75 for
+    0, 1, 2, 3 or more. An empty name or "None" in any case is no LoRA. Results are rounded to 4 decimals.
+
+    Raises `InputError` naming field and value for a strength that is not a number from -10 to 10.
+    """
+    style_strength = check_strength("lora_strength", lora_strength)
+    usual_strength = check_strength("character_lora_strength", character_lora_strength)
+    cine_strength = check_strength("cine_lora_strength", cine_lora_strength)
+    characters = tuple(_characters(character_loras or (), usual_strength))
+    stack = [Lora(with_suffix(lora_name), round(style_strength, 4))] if lora_name and names_a_lora(lora_name) else []
+    factor = _factor(_CHARACTER_FACTORS, len(characters))
+    stack.extend(Lora(with_suffix(name), round(strength * factor, 4)) for name, strength in characters)
+    if cine_strength > 0:
+        cine_strength *= _factor(_CINE_FACTORS, len(characters))
+        stack.append(Lora(with_suffix(CINE_LORA), round(cine_strength, 4)))
+    return tuple(stack)
+
+
+def with_suffix(name: str, suffix: str = ".safetensors") -> str:
+    """The file name of a model: `suffix` is added unless the name ends in a model file suffix already."""
+    name = name.strip()
+    return name if name.lower().endswith((suffix, *_MODEL_FILE_SUFFIXES)) else name + suffix
+
+
+def names_a_lora(name: str | None) -> bool:
+    """False for None, for an empty name and for "None" in any case."""
+    return name is not None and name.strip().lower() not in ("", "none")
+
+
+def check_strength(field: str, value: object) -> float:
+    """The strength as a float. Raises `InputError` unless it is a number from -10 to 10."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"a strength is a number from -10 to 10, not {value!r}", field=field)
+    if not -MAX_STRENGTH <= value <= MAX_STRENGTH:  # nan is never within
+        raise InputError(f"a strength lies between -10 and 10, not at {value!r}", field=field)
+    return float(value)
+
+
+def _characters(given: Sequence[str], usual_strength: float) -> Iterator[tuple[str, float]]:
+    """Name and unscaled strength of every character that counts."""
+    if isinstance(given, str):
+        raise InputError(f"give a list of names, not the one text {given!r}", field="character_loras")
+    for text in given:
+        if not isinstance(text, str):
+            raise InputError(f"a character LoRA is NAME or NAME:STRENGTH, not {text!r}", field="character_loras")
+        name, strength = _name_and_strength(text, usual_strength)
+        if names_a_lora(name):
+            yield name, strength
+
+
+def _name_and_strength(text: str, usual_strength: float) -> tuple[str, float]:
+    """`NAME:0.8` taken apart; a colon that no number follows belongs to the name."""
+    name, colon, tail = text.rpartition(":")
+    if not colon or (tail.strip() and not _NUMBER.fullmatch(tail.strip())):
+        return text, usual_strength
+    if not tail.strip() or not name.strip():
+        raise InputError(f"a character LoRA is NAME or NAME:STRENGTH, not {text!r}", field="character_loras")
+    strength = float(tail)
+    if not math.isfinite(strength) or abs(strength) > MAX_STRENGTH:
+        raise InputError(f"a strength lies between -10 and 10, not as in {text!r}", field="character_loras")
+    return name, strength
+
+
+def _factor(factors: Sequence[float], count: int) -> float:
+    return factors[min(count, len(factors) - 1)]

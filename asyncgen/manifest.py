@@ -1,0 +1,116 @@
+"""`manifest.jsonl`: one JSON object for each picture, with all that is known of it, beside the pictures.
+
+The ledger remembers how far the file has been written, so that a run appends only what is new. Where the file does not
+match that, or a picture it lists has been superseded, it is written anew, whole, under a temporary name first.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from asyncgen.ledger import Ledger
+from asyncgen.ports import Disk, Ports
+
+FILE_NAME: Final = "manifest.jsonl"
+_PAGE: Final = 500
+_QUERY: Final = """
+    SELECT image.id, item.request_id, item.said, batch.name, batch.realm, image.number, image.path, image.sha256,
+           image.size_bytes, image.format, image.width, image.height, item.seed, item.spec, item.state_at,
+           item.endpoint, item.job_id, job.delay_ms, job.execution_ms
+    FROM image JOIN item ON item.id = image.item_id JOIN batch ON batch.id = item.batch_id
+         LEFT JOIN job ON job.endpoint = item.endpoint AND job.job_id = item.job_id
+    WHERE image.state = 'stored' AND {condition} ORDER BY image.id LIMIT ?
+"""
+_ALL: Final = _QUERY.format(condition="image.id > ?")
+_NEW: Final = _QUERY.format(
+    condition="image.id > ? AND item.id IN (SELECT item_id FROM event WHERE id > ? AND id <= ? AND state = 'stored')"
+)
+
+
+class Manifest:
+    """Keeps the manifest of one output root true. Raises `OSError` where it cannot be written."""
+
+    def __init__(self, ports: Ports, ledger: Ledger, root: Path) -> None:
+        self._ports, self._ledger, self.path = ports, ledger, root / FILE_NAME
+
+    async def bring_up_to_date(self) -> None:
+        """Write what the ledger has and the file has not. Calls must not overlap."""
+        written_event, written_bytes, last_event, superseded = await self._ledger.transact(_position)
+        disk, threads = self._ports.disk, self._ports.file_threads
+        if written_bytes != (await threads.run(disk.size_bytes, self.path) or 0) or superseded:
+            size_bytes = await self._write_anew(last_event)
+        elif last_event > written_event:
+            size_bytes = await self._append(self.path, written_bytes, _NEW, (written_event, last_event))
+            if size_bytes > written_bytes:
+                await threads.run(disk.fsync, self.path)
+        else:
+            return
+        statement = "UPDATE manifest SET event_id = ?, size_bytes = ?"
+        await self._ledger.transact(lambda connection: connection.execute(statement, (last_event, size_bytes)))
+
+    async def _write_anew(self, last_event: int) -> int:
+        disk, threads = self._ports.disk, self._ports.file_threads
+        temporary = self.path.with_name(f".{FILE_NAME}.part")
+        await threads.run(disk.unlink, temporary)
+        await threads.run(disk.write_new, temporary, ())
+        size_bytes = await self._append(temporary, 0, _ALL, ())
+        await threads.run(_put_in_place, disk, temporary, self.path)
+        return size_bytes
+
+    async def _append(self, path: Path, size_bytes: int, query: str, arguments: tuple[int, ...]) -> int:
+        last_image = 0
+        while True:
+            parameters = (last_image, *arguments, _PAGE)
+            rows = await self._ledger.transact(lambda connection: connection.execute(query, parameters).fetchall())  # noqa: B023 - awaited before it changes
+            if not rows:
+                return size_bytes
+            data = "".join(f"{json.dumps(_line(row), ensure_ascii=False)}\n" for row in rows).encode()
+            await self._ports.file_threads.run(self._ports.disk.append, path, data)
+            size_bytes, last_image = size_bytes + len(data), rows[-1][0]
+
+
+def _position(connection: sqlite3.Connection) -> tuple[int, int, int, bool]:
+    event_id, size_bytes = connection.execute("SELECT event_id, size_bytes FROM manifest").fetchone()
+    last = connection.execute("SELECT coalesce(max(id), 0) FROM event").fetchone()[0]
+    superseded = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM event JOIN image ON image.item_id = event.item_id "
+        "WHERE event.id > ? AND event.state = 'wanted' AND image.state = 'superseded')",
+        (event_id,),
+    ).fetchone()[0]
+    return event_id, size_bytes, last, bool(superseded)
+
+
+def _put_in_place(disk: Disk, temporary: Path, path: Path) -> None:
+    disk.fsync(temporary)
+    disk.replace(temporary, path)
+    disk.fsync_directory(path.parent)
+
+
+def _line(row: tuple[Any, ...]) -> dict[str, Any]:
+    (_, request_id, said, batch, realm, number, path, sha256, size_bytes, picture_format, width, height,
+     seed, spec, stored_at, endpoint, job_id, delay_ms, execution_ms) = row  # fmt: skip
+    request = json.loads(said)
+    made_with = json.loads(spec)
+    return {
+        "path": path,
+        "request_id": request_id,
+        "id": request.get("id"),
+        "batch": batch,
+        "realm": realm,
+        "number": number,
+        "sha256": sha256,
+        "size_bytes": size_bytes,
+        "format": picture_format,
+        "seed": int(seed),
+        **made_with,
+        "width": width,
+        "height": height,
+        "stored_at": stored_at,
+        "endpoint": endpoint,
+        "job_id": job_id,
+        "delay_ms": delay_ms,
+        "execution_ms": execution_ms,
+    }

@@ -1,0 +1,174 @@
+"""From a request to everything a job needs: style and defaults filled in, checked, and the job input built. Pure.
+
+What the caller says wins over the style, which wins over the defaults. Everything that can be wrong with a request is
+found here, before anything is recorded or sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from asyncgen.errors import InputError
+from asyncgen.loras import Lora, stack_loras, with_suffix
+from asyncgen.records import Spec, Want
+from asyncgen.request import MAX_SEED, ImageRequest, content_key
+from asyncgen.styles import LoraFile, Style, compose_prompt
+from asyncgen.workflow import DEFAULTS, Graph, Template, fill
+
+#: The platform drops results over this size; base64 included. Source: runpod-api.md, measured by others.
+MAX_RESULT_BYTES: Final = 10 * 1024 * 1024
+#: Bytes of PNG for each pixel of a FLUX picture: 1,836,151 bytes at 1360x768.
+_PNG_BYTES_PER_PIXEL: Final = 1_836_151 / (1360 * 768)
+# The parameter of the graph, the request's field, and the style's field that may fill it.
+_FILLED: Final = (
+    ("width", None),
+    ("height", None),
+    ("steps", "steps"),
+    ("model", "model"),
+    ("sampler_name", "sampler_name"),
+    ("scheduler_name", "scheduler_name"),
+    ("flux_guidance", "guidance"),
+    ("batch_size", None),
+)
+
+
+class Styles(Protocol):
+    """What planning needs of a styles registry."""
+
+    def get_style_by_id(self, style_id: str) -> Style: ...
+    def get_lora_info(self, lora: str) -> LoraFile | None: ...
+
+
+class Planner:
+    """Turns requests into wants, and wants into job inputs, for one registry and the workflows it meets.
+
+    `model_urls` maps LoRA names to URLs that workers may download them from; it wins over the registry's `s3_url`.
+    """
+
+    def __init__(
+        self,
+        styles: Styles,
+        workflow: str,
+        *,
+        model_urls: Mapping[str, str] | None = None,
+        user_folder: Path | None = None,
+    ) -> None:
+        self._styles, self._workflow, self._user_folder = styles, workflow, user_folder
+        self._model_urls = {with_suffix(name): url for name, url in (model_urls or {}).items()}
+        self._templates: dict[str, Template] = {}
+
+    def template(self, name: str | None = None) -> Template:
+        """A workflow by name or file, None for the run's own; each is read once. Raises `WorkflowError`."""
+        name = name or self._workflow
+        if name not in self._templates:
+            self._templates[name] = Template.load(name, self._user_folder)
+        return self._templates[name]
+
+    def wants(self, request: ImageRequest) -> Iterator[Want]:
+        """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""
+        template = self.template(request.workflow)
+        spec = self.spec(request)
+        self.graph(request, spec, request.seed or 0, request.input_pictures)  # refuses what the workflow cannot take
+        for replica in range(request.images):
+            seed = None if request.seed is None else (request.seed + replica) & MAX_SEED
+            yield Want(request, replica, spec, content_key(request, replica, template.name), seed)
+
+    def spec(self, request: ImageRequest) -> Spec:
+        """The request with style and defaults filled in. Raises `InputError` naming field and value."""
+        style = None if request.style_id is None else self._styles.get_style_by_id(request.style_id)
+        template = self.template(request.workflow)
+        values = {name: _first(getattr(request, name), style, attribute, name) for name, attribute in _FILLED}
+        loras = _loras(request, style)
+        spec = Spec(
+            prompt=request.prompt,
+            prompt_sent=compose_prompt(style, request.prompt, request.raw_prompt),
+            style_id=request.style_id,
+            style_title=None if style is None else style.title,
+            loras=loras,
+            workflow=template.name,
+            workflow_digest=template.digest,
+            parameters=dict(request.parameters),
+            model_urls=tuple(self._urls(loras)),
+            **values,
+        )
+        _check_result_size(spec)
+        _check_input_pictures(request, template)
+        return spec
+
+    def graph(self, request: ImageRequest, spec: Spec, seed: int, picture_names: Mapping[str, str]) -> Graph:
+        """The workflow graph of one job. What only the style or the defaults say is left out where nothing takes it.
+
+        `picture_names`: the file name that is sent for each of the request's input pictures.
+        """
+        template = self.template(request.workflow)
+        said = {name for name, _ in _FILLED if getattr(request, name) is not None}
+        filled = {name: getattr(spec, name) for name, _ in _FILLED if name in said or template.binds(name)}
+        own = {"positive_prompt": spec.prompt_sent, "seed": seed}
+        return fill(template, {**own, **filled, **spec.parameters, **picture_names}, spec.loras)
+
+    def job_input(
+        self, request: ImageRequest, spec: Spec, seed: int, pictures: Mapping[str, tuple[str, str]]
+    ) -> dict[str, Any]:
+        """What the worker gets. `pictures`: for each of the request's input pictures, its file name and its base64.
+
+        Some workers reject keys they do not know, so a key that says nothing is left out.
+        """
+        names = {name: file_name for name, (file_name, _) in pictures.items()}
+        job_input: dict[str, Any] = {"workflow": self.graph(request, spec, seed, names)}
+        if spec.model_urls:
+            job_input["model_urls"] = [{"id": name, "url": url} for name, url in spec.model_urls]
+            job_input["force_download"] = False
+        if pictures:
+            job_input["images"] = [{"name": file_name, "image": base64} for file_name, base64 in pictures.values()]
+        return job_input
+
+    def _urls(self, loras: tuple[Lora, ...]) -> Iterator[tuple[str, str]]:
+        for lora in loras:
+            info = self._styles.get_lora_info(lora.name)
+            if url := self._model_urls.get(lora.name) or (info.s3_url if info else None):
+                yield lora.name, url
+
+
+def _first(said: Any, style: Style | None, attribute: str | None, name: str) -> Any:
+    if said is not None:
+        return said
+    of_style = None if style is None or attribute is None else getattr(style, attribute)
+    return DEFAULTS[name] if of_style is None else of_style
+
+
+def _loras(request: ImageRequest, style: Style | None) -> tuple[Lora, ...]:
+    def strength(name: str, attribute: str) -> float:
+        return float(_first(getattr(request, name), style, attribute, name))
+
+    return stack_loras(
+        request.lora_name if request.lora_name is not None else (style.lora_to_load if style else None),
+        strength("lora_strength", "lora_weight"),
+        request.character_loras,
+        strength("character_lora_strength", "character_lora_weight"),
+        strength("cine_lora_strength", "cine_lora_weight"),
+    )
+
+
+def _check_result_size(spec: Spec) -> None:
+    """One job answers with all pictures of its batch, and the platform drops an answer that is too long."""
+    if spec.batch_size <= 1:
+        return
+    each = round(spec.width * spec.height * _PNG_BYTES_PER_PIXEL * 4 / 3)
+    if each * spec.batch_size > MAX_RESULT_BYTES:
+        raise InputError(
+            f"{spec.batch_size} pictures of {spec.width}x{spec.height} make a result of about {spec.batch_size} x "
+            f"{each:,} = {spec.batch_size * each:,} bytes, and the platform drops results over {MAX_RESULT_BYTES:,}: "
+            f"ask for at most {max(1, MAX_RESULT_BYTES // each)} a job, and use images={spec.batch_size} instead",
+            field="batch_size",
+        )
+
+
+def _check_input_pictures(request: ImageRequest, template: Template) -> None:
+    given = request.input_pictures
+    if unknown := given.keys() - set(template.images):
+        takes = ", ".join(template.images) or "no pictures"
+        raise InputError(f"the workflow {template.name} takes {takes}", field=sorted(unknown)[0])
+    if missing := [name for name in template.images if name not in given]:
+        raise InputError(f"the workflow {template.name} needs this picture: give its path", field=missing[0])

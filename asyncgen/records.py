@@ -1,0 +1,119 @@
+"""The plain values that pass between planner, ledger, store and callers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from asyncgen.errors import Failure
+from asyncgen.lifecycle import State
+from asyncgen.loras import Lora
+from asyncgen.request import ImageRequest
+
+PLATFORM = "runpod"
+SANDBOX = "sandbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Everything that decides what one job paints, but for the seed: the request with style and defaults filled in.
+
+    `prompt` is the caller's text, `prompt_sent` the composed one; sizes are pixels. `workflow_digest` is a hash of the
+    graph and its bindings, so that an edited workflow can be told from the one an image was made with.
+    """
+
+    prompt: str
+    prompt_sent: str
+    style_id: str | None
+    style_title: str | None
+    width: int
+    height: int
+    steps: int
+    batch_size: int
+    model: str
+    sampler_name: str
+    scheduler_name: str
+    flux_guidance: float
+    loras: tuple[Lora, ...]
+    workflow: str
+    workflow_digest: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    model_urls: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> str:
+        """Canonical JSON, as the ledger keeps it."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Spec:
+        """The spec that `to_json` wrote."""
+        values = json.loads(text)
+        values["loras"] = tuple(Lora(**lora) for lora in values["loras"])
+        values["model_urls"] = tuple((name, url) for name, url in values["model_urls"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One job somebody wants, ready for the ledger. `replica` counts the `images` of one request from 0."""
+
+    request: ImageRequest
+    replica: int
+    spec: Spec
+    content_key: bytes
+    fixed_seed: int | None  # None: the ledger keeps the seed it drew the first time
+
+    @property
+    def fingerprint(self) -> bytes:
+        """A hash of the values it would be made with today; where it differs from the record, the image is changed."""
+        return hashlib.blake2b(self.spec.to_json().encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPicture:
+    """One picture as recorded. `path` is relative to the output root, or None when it was delivered in memory."""
+
+    number: int
+    path: str | None
+    sha256: str
+    size_bytes: int
+    format: str
+    width: int
+    height: int
+
+
+@dataclass(slots=True)
+class Item:
+    """One wanted job as the ledger has it. Only the ledger changes it, and only after the change is durable.
+
+    `attempts` counts what was or may have been bought. `changed`: it was made with other values than today's.
+    `repeats`: the same fixed-seed request came earlier in this input, and this is the same image.
+    """
+
+    id: int
+    request_id: str
+    state: State
+    state_at: float
+    seed: int
+    attempts: int
+    endpoint: str | None
+    job_id: str | None
+    accepted_at: float | None
+    failure: Failure | None
+    pictures: tuple[StoredPicture, ...] = ()
+    is_new: bool = False
+    changed: bool = False
+    repeats: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A named set of wanted images. `realm` keeps what the sandbox made apart from what a real endpoint made."""
+
+    id: int
+    name: str
+    realm: str
+    is_new: bool

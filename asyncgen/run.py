@@ -1,0 +1,347 @@
+"""The composition root: the only file that wires concrete classes together.
+
+A `Workspace` is one output root in use: its lock, ledger, store, manifest, transport and endpoints, and for the sandbox
+its server. All generators of a process that name the same root share one, because a ledger has one writer and an
+endpoint one set of rate limits. It lives in a task of its own, so that whoever opened it first may also leave first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+import anyio
+from filelock import FileLock, Timeout
+
+from asyncgen import naming, protocol
+from asyncgen.endpoint import Endpoint, Pace
+from asyncgen.engine import Choices, Deliver, Engine
+from asyncgen.errors import LedgerLockedError, StoreError
+from asyncgen.intake import Wanted
+from asyncgen.job import Policy, Workbench
+from asyncgen.ledger import Ledger
+from asyncgen.manifest import Manifest
+from asyncgen.plan import Planner, Styles
+from asyncgen.ports import Ports, TransportError
+from asyncgen.protocol import EndpointAddress
+from asyncgen.records import PLATFORM, SANDBOX, Batch
+from asyncgen.settings import Settings, user_folder
+from asyncgen.store import Store
+from asyncgen.system import real_ports
+from asyncgen.transport import AiohttpTransport, aiohttp_transport
+
+if TYPE_CHECKING:
+    from asyncgen.sandbox import SandboxSettings
+
+#: What the ledger calls the address of the sandbox in this process, whatever port it has got this time.
+IN_PROCESS: Final = "sandbox:"
+_SANDBOX_ENDPOINT: Final = "sandbox"
+_SANDBOX_KEY: Final = "no-key-needed"
+_SANDBOX_HEADER: Final = "x-asyncgen-sandbox"
+OUTPUT_ROOTS: Final = {PLATFORM: Path("asyncgen-images"), SANDBOX: Path("asyncgen-sandbox")}
+LEDGER_NAME: Final = "ledger.sqlite3"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where jobs go. `realm` keeps sandbox images apart; `address` is what the ledger stores with a job."""
+
+    realm: str
+    address: str
+    api_key: str = field(repr=False)
+
+
+@dataclass(slots=True)
+class Workspace:
+    """One output root in use; see the module's text. `sandbox_base_url` None: no sandbox runs in this process."""
+
+    root: Path
+    ledger_path: Path
+    ports: Ports
+    ledger: Ledger
+    store: Store
+    manifest: Manifest
+    sandbox_base_url: str | None
+    manifest_lock: anyio.Lock = field(default_factory=anyio.Lock)
+    endpoints: dict[tuple[str, str, Pace], Endpoint] = field(default_factory=dict)
+    batches_in_use: set[int] = field(default_factory=set)
+
+    def endpoint_at(self, address: str, api_key: str, pace: Pace) -> Endpoint:
+        """The endpoint of a stored address; all jobs on it share its limits."""
+        key = (address, api_key, pace)
+        if key not in self.endpoints:
+            base_url, _, endpoint_id = address.rpartition("/")
+            if base_url == IN_PROCESS and self.sandbox_base_url is not None:
+                base_url = self.sandbox_base_url
+            self.endpoints[key] = Endpoint(self.ports, EndpointAddress(base_url, endpoint_id), api_key, pace)
+        return self.endpoints[key]
+
+    async def update_manifest(self) -> None:
+        """Bring the manifest up to date. Raises `StoreError`."""
+        async with self.manifest_lock:
+            try:
+                await self.manifest.bring_up_to_date()
+            except OSError as error:
+                raise StoreError(f"cannot write {self.manifest.path}: {error.strerror}") from error
+
+    @contextmanager
+    def using(self, batch: Batch) -> Iterator[None]:
+        """Two runs over one batch at the same time would buy everything twice. Raises `LedgerLockedError`."""
+        if batch.id in self.batches_in_use:
+            raise LedgerLockedError(f"the batch {batch.name!r} is being run already in this process: wait for its end")
+        self.batches_in_use.add(batch.id)
+        try:
+            yield
+        finally:
+            self.batches_in_use.discard(batch.id)
+
+
+class BatchRun:
+    """One run over one batch, ready to start."""
+
+    def __init__(self, workspace: Workspace, batch: Batch, engine: Engine) -> None:
+        self.workspace, self.batch, self._engine = workspace, batch, engine
+        self.statistics = engine.statistics
+        self.request_stop = engine.request_stop
+
+    async def run(self, chunks: AsyncIterator[list[Wanted]], deliver: Deliver) -> None:
+        """See `Engine.run`. The manifest is brought up to date whatever happens."""
+        with self.workspace.using(self.batch):
+            try:
+                await self._engine.run(chunks, deliver)
+            except BaseExceptionGroup as group:
+                raise _only_error(group) from None
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self.workspace.update_manifest()
+
+
+async def open_run(
+    workspace: Workspace,
+    settings: Settings,
+    target: Target,
+    planner: Planner,
+    batch: Batch,
+    *,
+    concurrency: int | None = None,
+    retry_failed: bool = False,
+    rebuy_changed: bool = False,
+) -> BatchRun:
+    """A run over `batch` that sends what is new to `target`. Concurrency None: the settings'."""
+    pace = pace_of(settings)
+    policy = Policy(
+        endpoint=target.address,
+        batch_name=batch.name,
+        path_template=settings.path_template,
+        max_attempts=settings.max_attempts,
+        resubmit_unknown=settings.unknown == "resubmit",
+        cancel_on_stop=settings.on_stop == "cancel",
+        job_ttl_seconds=settings.job_ttl_seconds,
+        execution_timeout_seconds=settings.execution_timeout_seconds,
+    )
+    bench = Workbench(
+        ports=workspace.ports,
+        ledger=workspace.ledger,
+        store=workspace.store,
+        planner=planner,
+        endpoint_at=lambda address: workspace.endpoint_at(address, target.api_key, pace),
+        policy=policy,
+    )
+    choices = Choices(concurrency or settings.concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
+    return BatchRun(workspace, batch, Engine(bench, batch, choices))
+
+
+def new_planner(settings: Settings, styles: Styles, model_urls: Mapping[str, str] | None = None) -> Planner:
+    """The planner of one run."""
+    return Planner(styles, settings.workflow, model_urls=model_urls, user_folder=user_folder())
+
+
+def pace_of(settings: Settings) -> Pace:
+    """The part of the settings that an endpoint needs."""
+    return Pace(
+        polling_interval_seconds=settings.polling_interval_seconds,
+        polling_interval_max_seconds=settings.polling_interval_max_seconds,
+        slow_after_seconds=settings.max_polling_duration_seconds,
+        slow_after_polls=settings.max_polling_attempts,
+        sync_timeout_seconds=settings.sync_timeout_seconds,
+        request_timeout_seconds=settings.request_timeout_seconds,
+        unreachable_seconds=settings.unreachable_seconds,
+        run_rate=settings.run_rate,
+        status_rate=settings.status_rate,
+        cancel_rate=settings.cancel_rate,
+        rate_share=settings.rate_share,
+        downloads_at_once=settings.downloads_at_once,
+        max_result_bytes=settings.max_result_bytes,
+        allow_private_urls=settings.allow_private_urls,
+    )
+
+
+# -- workspaces ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Host:
+    """The task that a shared workspace lives in, and how many use it."""
+
+    ready: asyncio.Future[Workspace]
+    leave: asyncio.Event
+    task: asyncio.Task[None] | None = None
+    users: int = 0
+
+
+_hosts: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Path, _Host]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def open_target(
+    settings: Settings, sandbox: SandboxSettings | None = None
+) -> AsyncIterator[tuple[Workspace, Target]]:
+    """The workspace and the target that the settings name; `sandbox` runs our own endpoint inside this process.
+
+    Raises `SettingsError` for what is missing, `LedgerLockedError`, `LedgerError` or `StoreError` for an output root
+    that cannot be used.
+    """
+    naming.check_path_template(settings.path_template)
+    if sandbox is not None:
+        target = Target(SANDBOX, f"{IN_PROCESS}/{_SANDBOX_ENDPOINT}", _SANDBOX_KEY)
+    else:
+        target = await find_target(settings)
+    async with shared_workspace(output_root(settings, target.realm), settings.ledger, sandbox) as workspace:
+        yield workspace, target
+
+
+async def find_target(settings: Settings) -> Target:
+    """The endpoint that the settings name, and whether our sandbox stands behind it. Raises `SettingsError`."""
+    endpoint_id, api_key = settings.endpoint_id(), settings.require_api_key()
+    address = EndpointAddress(settings.endpoint_base_url, endpoint_id)
+    async with aiohttp_transport() as transport:
+        realm = await _realm_of(transport, address, api_key, settings.request_timeout_seconds)
+    return Target(realm, f"{address.base_url}/{endpoint_id}", api_key)
+
+
+async def _realm_of(transport: AiohttpTransport, address: EndpointAddress, api_key: str, timeout_seconds: float) -> str:
+    """What the sandbox makes must never pass for what a real endpoint made, so the sandbox says who it is."""
+    try:
+        reply = await transport.send(protocol.health_request(address, api_key, min(timeout_seconds, 15.0)))
+    except TransportError:
+        return PLATFORM  # silent: whatever it is, nothing will be made until it answers
+    return SANDBOX if _SANDBOX_HEADER in reply.headers else PLATFORM
+
+
+def output_root(settings: Settings, realm: str) -> Path:
+    """The output root of a realm: the settings', else one of its own for each realm."""
+    return settings.output_root or OUTPUT_ROOTS[realm]
+
+
+@asynccontextmanager
+async def shared_workspace(
+    root: Path, ledger_path: Path | None = None, sandbox: SandboxSettings | None = None
+) -> AsyncIterator[Workspace]:
+    """The workspace of an output root, opened if nobody in this event loop has it open, closed by its last user."""
+    hosts = _hosts.setdefault(asyncio.get_running_loop(), {})
+    key = (ledger_path or root / LEDGER_NAME).resolve()
+    while (host := hosts.get(key)) is not None and host.leave.is_set() and host.task is not None:
+        await asyncio.wait([host.task])  # its last user has just left
+    if host is None:
+        host = hosts[key] = _Host(asyncio.get_running_loop().create_future(), asyncio.Event())
+        host.task = asyncio.create_task(_live(host, root, key, sandbox), name="asyncgen-workspace")
+        host.task.add_done_callback(lambda _: hosts.pop(key, None))
+    host.users += 1
+    try:
+        yield await asyncio.shield(host.ready)
+    finally:
+        host.users -= 1
+        if host.users == 0:
+            host.leave.set()
+            with anyio.CancelScope(shield=True):
+                assert host.task is not None
+                await host.task
+
+
+async def _live(host: _Host, root: Path, ledger_path: Path, sandbox: SandboxSettings | None) -> None:
+    """The life of one workspace. What goes wrong while opening it is told to those who wait for it."""
+    try:
+        async with _workspace(root, ledger_path, sandbox) as workspace:
+            host.ready.set_result(workspace)
+            await host.leave.wait()
+    except Exception as error:
+        if host.ready.done():
+            raise
+        host.ready.set_exception(error)
+
+
+@asynccontextmanager
+async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | None) -> AsyncIterator[Workspace]:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_locked(root, ledger_path))
+        transport = await stack.enter_async_context(aiohttp_transport())
+        ports = await stack.enter_async_context(real_ports(transport, ledger_path))
+        sandbox_base_url = None
+        if sandbox is not None:
+            from asyncgen.sandbox import serve  # noqa: PLC0415 - only those who use the sandbox pay for its import
+
+            sandbox_base_url = (await stack.enter_async_context(serve(sandbox))).base_url
+        ledger = Ledger(ports)
+        await ledger.open()
+        stack.push_async_callback(ledger.close)
+        writer = await stack.enter_async_context(anyio.create_task_group())
+        writer.start_soon(ledger.run_writer)
+        stack.callback(writer.cancel_scope.cancel)
+        manifest = Manifest(ports, ledger, root)
+        yield Workspace(root, ledger_path, ports, ledger, Store(ports, root), manifest, sandbox_base_url)
+
+
+@contextmanager
+def _locked(root: Path, ledger_path: Path) -> Iterator[None]:
+    """One process owns a ledger at a time. Raises `LedgerLockedError` naming the one that does, or `StoreError`."""
+    lock_path = ledger_path.with_name(f".{ledger_path.name}.lock")
+    holder_path = ledger_path.with_name(f".{ledger_path.name}.holder")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        ledger_path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lock_path, timeout=0)
+        lock.acquire()
+        holder_path.write_text(json.dumps(_myself()), encoding="utf-8")
+    except Timeout:
+        raise LedgerLockedError(
+            f"{ledger_path} is in use by {_holder(holder_path)}: wait for it, stop it, or name another output root"
+        ) from None
+    except OSError as error:
+        raise StoreError(
+            f"cannot write in {error.filename or root} ({error.strerror}): make it writable or name another folder "
+            "with --out or ASYNCGEN_OUTPUT_ROOT"
+        ) from error
+    try:
+        yield
+    finally:
+        holder_path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _myself() -> dict[str, object]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "program": Path(sys.argv[0]).name or "python"}
+
+
+def _holder(holder_path: Path) -> str:
+    try:
+        holder = json.loads(holder_path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} ({holder['program']}) on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error in a group of groups, so that callers see it as itself; a group of several stays one."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,234 @@
+"""Every setting, its environment variable, unit and default; `.env` in the working folder is read too.
+
+The names of the system we grew out of (`RUNPOD_*`, `SYNC_TIMEOUT`, `POLLING_*`, `MAX_POLLING_*`) work unchanged; our
+own begin with `ASYNCGEN_`. `docs/settings.md` is generated from the descriptions here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from asyncgen.errors import SettingsError
+
+ENV_FILE: Final = ".env"
+RUNPOD_BASE_URL: Final = "https://api.runpod.ai/v2"
+DEFAULT_MODE: Final = "wizard"
+DEFAULT_PATH_TEMPLATE: Final = "resources/style_images/{style}/generated_{time}_{hex8}"
+
+
+def _env(name: str, default: Any, description: str, **limits: Any) -> Any:
+    return Field(default, validation_alias=AliasChoices(name), description=description, **limits)
+
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """The effective settings: keyword arguments win over the environment, which wins over `.env`, then the defaults.
+
+    Build it with `load_settings`, which turns a wrong value into a `SettingsError` naming the variable.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", populate_by_name=True, frozen=True
+    )
+
+    # the account and its endpoints
+    api_key: SecretStr | None = _env("RUNPOD_API_KEY", None, "RunPod API key. Never printed, logged or stored.")
+    server_100_id: str | None = _env("RUNPOD_SERVER_100_ID", None, "Endpoint id for mode `wizard`, the default.")
+    server_150_id: str | None = _env("RUNPOD_SERVER_150_ID", None, "Endpoint id for every other mode.")
+    server_schnell_id: str | None = _env("RUNPOD_SERVER_SCHNELL_ID", None, "Endpoint id for mode `new_pre`.")
+    server_poster_id: str | None = _env(
+        "RUNPOD_SERVER_POSTER_ID", None, "Endpoint id for mode `posterFrameRegeneration`."
+    )
+    endpoint_base_url: str = _env(
+        "RUNPOD_ENDPOINT_BASE_URL", RUNPOD_BASE_URL, "Base URL of the queue API, as in the official SDK."
+    )
+    endpoint: str | None = _env("ASYNCGEN_ENDPOINT", None, "An endpoint id that overrides the mode's choice.")
+    mode: str = _env("ASYNCGEN_MODE", DEFAULT_MODE, "Chooses the endpoint: wizard, new_pre, posterFrameRegeneration.")
+
+    # where things are
+    output_root: Path | None = _env(
+        "ASYNCGEN_OUTPUT_ROOT",
+        None,
+        "Folder for images, manifest and ledger. Default `asyncgen-images`; for the sandbox `asyncgen-sandbox`.",
+    )
+    path_template: str = _env(
+        "ASYNCGEN_PATH_TEMPLATE",
+        DEFAULT_PATH_TEMPLATE,
+        "Path of an image under the output root, without suffix. Fields: {style} {style_id} {style_title} {time} "
+        "{date} {hex8} {hex2} {id} {seed} {batch} {width} {height}.",
+    )
+    ledger: Path | None = _env("ASYNCGEN_LEDGER", None, "Ledger file. Default `ledger.sqlite3` in the output root.")
+    styles: Path | None = _env("ASYNCGEN_STYLES", None, "Styles registry file. Default: yours, else the shipped one.")
+    workflow: str = _env("ASYNCGEN_WORKFLOW", "normal_image_v4_workflow", "Workflow name, or path to a graph file.")
+
+    # how hard to work
+    concurrency: Count = _env("ASYNCGEN_CONCURRENCY", 64, "Jobs out at the same time.")
+    downloads_at_once: Count = _env(
+        "ASYNCGEN_DOWNLOADS_AT_ONCE", 16, "Replies that may carry pictures being received at the same time."
+    )
+    rate_share: Annotated[float, Field(gt=0, le=1)] = _env(
+        "ASYNCGEN_RATE_SHARE", 0.8, "Our share of the platform's rate limits, 0 to 1."
+    )
+    run_rate: Count = _env("ASYNCGEN_RUN_RATE", 1000, "The platform's limit on /run, requests per 10 s.")
+    status_rate: Count = _env("ASYNCGEN_STATUS_RATE", 2000, "The platform's limit on /status, requests per 10 s.")
+    cancel_rate: Count = _env("ASYNCGEN_CANCEL_RATE", 100, "The platform's limit on /cancel, requests per 10 s.")
+
+    # how long to wait
+    polling_interval_seconds: Seconds = _env(
+        "POLLING_INTERVAL", 1.0, "Seconds before a job's first status call; later pauses grow from here."
+    )
+    polling_interval_max_seconds: Seconds = _env(
+        "ASYNCGEN_POLLING_INTERVAL_MAX", 5.0, "The longest pause, in seconds, between two status calls for one job."
+    )
+    max_polling_duration_seconds: Seconds = _env(
+        "MAX_POLLING_DURATION",
+        180.0,
+        "Seconds of polling after which a job counts as slow: it is warned of once, with the reason /health gives, and "
+        "polled less often. It is never abandoned.",
+    )
+    max_polling_attempts: Count = _env(
+        "MAX_POLLING_ATTEMPTS", 120, "Status calls after which a job counts as slow, as above. It is never abandoned."
+    )
+    sync_timeout_seconds: Seconds = _env(
+        "SYNC_TIMEOUT", 700.0, "Seconds that one /runsync job may take in all: waits of at most 300 s, then polling."
+    )
+    request_timeout_seconds: Seconds = _env(
+        "ASYNCGEN_REQUEST_TIMEOUT", 60.0, "Seconds that one HTTP request may take, its reply included."
+    )
+    unreachable_seconds: Seconds = _env(
+        "ASYNCGEN_UNREACHABLE_AFTER",
+        300.0,
+        "Seconds without any answer from the endpoint after which the run stops, with everything unfinished pending.",
+    )
+    job_ttl_seconds: Annotated[float, Field(ge=10, le=604_800)] = _env(
+        "ASYNCGEN_JOB_TTL", 86_400.0, "Seconds a job may exist at the platform, queueing included (10 s to 7 days)."
+    )
+    execution_timeout_seconds: Annotated[float, Field(ge=5, le=604_800)] = _env(
+        "ASYNCGEN_EXECUTION_TIMEOUT", 600.0, "Seconds a worker may spend on one job (5 s to 7 days)."
+    )
+
+    # what to do when it goes wrong
+    max_attempts: Count = _env(
+        "ASYNCGEN_MAX_ATTEMPTS", 3, "How often one image may be bought when the platform fails or loses it."
+    )
+    unknown: Literal["hold", "resubmit"] = _env(
+        "ASYNCGEN_UNKNOWN",
+        "hold",
+        "A submission whose outcome was never learned is held and reported, or resubmitted (it may be paid twice).",
+    )
+    on_stop: Literal["collect", "cancel"] = _env(
+        "ASYNCGEN_ON_STOP", "collect", "On Ctrl-C, collect the jobs that are out, or cancel them."
+    )
+    allow_private_urls: bool = _env(
+        "ASYNCGEN_ALLOW_PRIVATE_URLS", False, "Let result URLs point to http, loopback or private addresses."
+    )
+    max_result_bytes: Annotated[int, Field(ge=1024)] = _env(
+        "ASYNCGEN_MAX_RESULT_BYTES", 64 * 1024 * 1024, "Bytes of one reply or downloaded picture at the most."
+    )
+
+    @field_validator("endpoint_base_url")
+    @classmethod
+    def _base_url_is_http(cls, value: str) -> str:
+        if not value.startswith(("https://", "http://")):
+            raise ValueError("must start with https:// (or http:// for a local endpoint)")
+        return value.rstrip("/")
+
+    def endpoint_id(self) -> str:
+        """The endpoint to send to: `endpoint` if given, else the mode's; the 100 endpoint serves where no other is set.
+
+        Raises `SettingsError` naming the variables that would have answered.
+        """
+        if self.endpoint:
+            return self.endpoint
+        candidates = _MODE_ENDPOINTS.get(self.mode, _OTHER_MODES)
+        for name in (*candidates, "server_100_id"):
+            if value := getattr(self, name):
+                return str(value)
+        names = " or ".join(dict.fromkeys(variable_of(name) for name in (*candidates, "server_100_id")))
+        raise SettingsError(
+            f"no endpoint is set for mode {self.mode!r}: set {names} (in the environment or .env), pass --endpoint ID, "
+            "or try it without an account with --sandbox",
+            field=variable_of(candidates[0]),
+        )
+
+    def require_api_key(self) -> str:
+        """The key's text. Raises `SettingsError` when there is none."""
+        if self.api_key is None or not self.api_key.get_secret_value().strip():
+            raise SettingsError(
+                "no API key: set it in the environment or .env, or try asyncgen without an account with --sandbox",
+                field="RUNPOD_API_KEY",
+            )
+        return self.api_key.get_secret_value().strip()
+
+    def changed(self, **overrides: Any) -> Self:
+        """A copy with some settings replaced; None leaves a setting as it is. Raises `SettingsError`."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        current = {name: getattr(self, name) for name in type(self).model_fields}
+        return _validated(type(self), {**current, **given})
+
+
+_MODE_ENDPOINTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "wizard": ("server_100_id",),
+    "new_pre": ("server_schnell_id", "server_150_id"),
+    "posterFrameRegeneration": ("server_poster_id", "server_150_id"),
+}
+_OTHER_MODES: Final = ("server_150_id",)
+S = TypeVar("S", bound=Settings)
+
+
+def variable_of(field_name: str) -> str:
+    """The environment variable of a setting."""
+    alias = Settings.model_fields[field_name].validation_alias
+    assert isinstance(alias, AliasChoices)
+    return str(alias.choices[0])
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings from arguments, environment, `.env` and defaults; an override of None counts as not given.
+
+    Raises `SettingsError` naming the variable and the value.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if unknown := given.keys() - Settings.model_fields.keys():
+        raise SettingsError(f"there is no such setting: {', '.join(sorted(unknown))} (see docs/settings.md)")
+    return _validated(Settings, given)
+
+
+def source_of(field_name: str, overrides: Mapping[str, Any]) -> str:
+    """Where a setting's value comes from: `option`, `environment`, `.env` or `default`."""
+    variable = variable_of(field_name)
+    if overrides.get(field_name) is not None:
+        return "option"
+    if os.environ.get(variable):
+        return "environment"
+    return ENV_FILE if dotenv_values(ENV_FILE).get(variable) else "default"
+
+
+def user_folder() -> Path:
+    """Where a user's own styles and workflows are kept: `ASYNCGEN_USER_FOLDER`, else the platform's data folder."""
+    if given := os.environ.get("ASYNCGEN_USER_FOLDER"):
+        return Path(given).expanduser()
+    from platformdirs import user_data_path  # noqa: PLC0415 - not needed by a run that names its files
+
+    return user_data_path("asyncgen")
+
+
+def _validated(cls: type[S], values: dict[str, Any]) -> S:
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0])
+        variable = variable_of(name) if name in cls.model_fields else name
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{message}; see docs/settings.md", field=variable) from None

@@ -1,0 +1,139 @@
+"""aiohttp behind the `Transport` port: one pooled session, and every foreign error turned into one of ours."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from asyncgen._version import __version__
+from asyncgen.ports import (
+    AddressRefusedError,
+    HttpReply,
+    HttpRequest,
+    InterruptedReplyError,
+    NotSentError,
+    ReplyTooLargeError,
+)
+
+_CONNECT_TIMEOUT_SECONDS: Final = 15.0
+_READ_BUFFER_BYTES: Final = 1 << 20
+_DNS_CACHE_SECONDS: Final = 300
+_USER_AGENT: Final = f"asyncgen/{__version__}"
+# What can only happen before the request is on its way.
+_NOT_SENT: Final = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+    ssl.SSLCertVerificationError,
+)
+
+
+class _PublicResolver(AbstractResolver):
+    """Resolves names and drops every address that is not on the public internet."""
+
+    def __init__(self) -> None:
+        self._resolver = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        public = [entry for entry in found if is_public_address(entry["host"])]
+        if not public:
+            raise OSError(f"{host} resolves to no public address")
+        return public
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+class AiohttpTransport:
+    """Sends requests through two pooled sessions: the API's, and one for downloads that only reaches public hosts."""
+
+    def __init__(self, session: aiohttp.ClientSession, public_session: aiohttp.ClientSession) -> None:
+        self._session, self._public_session = session, public_session
+
+    async def send(self, request: HttpRequest) -> HttpReply:
+        """The whole reply, whatever its status. Raises only `TransportError`."""
+        if request.public_hosts_only:
+            _refuse_private_literal(request.url)
+        session = self._public_session if request.public_hosts_only else self._session
+        try:
+            async with session.request(
+                request.method,
+                request.url,
+                data=request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=request.timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS),
+            ) as response:
+                body = await _read_bounded(response, request.max_reply_bytes)
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return HttpReply(response.status, headers, body)
+        except _NOT_SENT as error:
+            raise NotSentError(_described(error)) from error
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise InterruptedReplyError(_described(error)) from error
+
+
+@asynccontextmanager
+async def aiohttp_transport() -> AsyncIterator[AiohttpTransport]:
+    """A transport whose connections are closed with the block. Proxies are taken from the environment."""
+    # limit=0: how many requests run at once is decided by the endpoint's own gates
+    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, resolver=aiohttp.ThreadedResolver())
+    public_connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, resolver=_PublicResolver())
+    async with _session(connector, trust_env=True) as session, _session(public_connector) as public_session:
+        yield AiohttpTransport(session, public_session)
+
+
+def is_public_address(address: str) -> bool:
+    """Whether an IP address is reachable over the public internet: not loopback, private, link-local or reserved."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return ip.is_global and not ip.is_multicast
+
+
+def _session(connector: aiohttp.TCPConnector, *, trust_env: bool = False) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        trust_env=trust_env,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=True,
+        read_bufsize=_READ_BUFFER_BYTES,
+        headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
+    )
+
+
+async def _read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    announced = response.content_length
+    if announced is not None and announced > max_bytes:
+        raise ReplyTooLargeError(f"the reply announces {announced} bytes, more than {max_bytes}")
+    received = bytearray()
+    async for piece in response.content.iter_any():
+        received += piece
+        if len(received) > max_bytes:
+            raise ReplyTooLargeError(f"the reply is longer than {max_bytes} bytes")
+    return bytes(received)
+
+
+def _refuse_private_literal(url: str) -> None:
+    host = urlsplit(url).hostname or ""
+    try:
+        public = is_public_address(host)
+    except ValueError:
+        return  # a name: the resolver decides
+    if not public:
+        raise AddressRefusedError(f"{host} is not a public address")
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
