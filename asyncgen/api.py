@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import anyio
 
 from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError
-from asyncgen.intake import Intake, Prompts
+from asyncgen.intake import Intake, Prompts, Wanted
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import style_history
 from asyncgen.results import ImageResult
@@ -59,26 +60,30 @@ class ImageGenerator:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self.styles = self._registry()
-        self._planner = new_planner(self.settings, self.styles, self._model_urls)
-        self._planner.template()  # a workflow that is wrong is found now, not at the first image
-        self._workspace, self._target = await self._stack.enter_async_context(
-            open_target(self.settings, self._sandbox)
-        )
+        self.planner.template()  # a workflow that is wrong is found now, not at the first image
+        self._workspace, self._target = await self._stack.enter_async_context(open_target(self.settings, self._sandbox))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
 
+    @cached_property
+    def styles(self) -> StylesRegistry:
+        """The registry in use. Raises `InputError` where its file is wrong."""
+        if isinstance(self._styles, StylesRegistry):
+            return self._styles
+        path = Path(self._styles) if self._styles is not None else self.settings.styles
+        return StylesRegistry.load(path, history_reader=self._history)
+
+    @cached_property
+    def planner(self) -> Planner:
+        """What fills styles and defaults in and refuses what is wrong; usable before anything is opened."""
+        return new_planner(self.settings, self.styles, self._model_urls)
+
     @property
     def workspace(self) -> Workspace:
         """The output root in use."""
         return self._workspace
-
-    @property
-    def planner(self) -> Planner:
-        """What fills styles and defaults in."""
-        return self._planner
 
     @property
     def target(self) -> Target:
@@ -152,9 +157,7 @@ class ImageGenerator:
             with anyio.CancelScope(shield=True), contextlib.suppress(asyncio.CancelledError, Exception):
                 await task  # its error, if any, has been raised above
 
-    async def generate_batch(
-        self, prompts: Prompts, style_id: str | None = None, **kwargs: Any
-    ) -> list[ImageResult]:
+    async def generate_batch(self, prompts: Prompts, style_id: str | None = None, **kwargs: Any) -> list[ImageResult]:
         """`generate_many` by the name and arguments of the system we grew out of."""
         return await self.generate_many(prompts, style_id=style_id, **kwargs)
 
@@ -220,15 +223,23 @@ class ImageGenerator:
             workspace,
             self.settings,
             self._target,
-            self._planner,
+            self.planner,
             opened,
             concurrency=concurrency,
             retry_failed=retry_failed,
             rebuy_changed=rebuy_changed,
         )
 
+    async def recorded_wants(self, batch: str) -> AsyncGenerator[list[Wanted], None]:
+        """Everything that a batch has ever wanted, as it was said, planned with today's styles and workflow."""
+        opened = await self._workspace.ledger.open_batch(batch, self._target.realm)
+        intake, last_id = self._intake({}), 0
+        while said := await self._workspace.ledger.said_after(opened, last_id):
+            last_id = said[-1][0]
+            yield [wanted for _, request, replica in said for wanted in intake.plan_replica(request, replica)]
+
     def _intake(self, fields: Mapping[str, Any]) -> Intake:
-        return Intake(self._planner, fields)
+        return Intake(self.planner, fields)
 
     def _check(self, prompts: Prompts, fields: Mapping[str, Any]) -> None:
         """A whole sequence is looked at before anything is sent: bad input costs no money."""
@@ -238,12 +249,6 @@ class ImageGenerator:
             intake = self._intake(fields)
             for prompt in prompts:
                 intake.plan(prompt)
-
-    def _registry(self) -> StylesRegistry:
-        if isinstance(self._styles, StylesRegistry):
-            return self._styles
-        path = Path(self._styles) if self._styles is not None else self.settings.styles
-        return StylesRegistry.load(path, history_reader=self._history)
 
     def _history(self, style_id: str) -> Any:
         return style_history(self._workspace.ledger_path, style_id)
@@ -256,12 +261,15 @@ async def generate_many(prompts: Prompts, *, style: str | None = None, **kwargs:
         return await generator.generate_many(prompts, **_with_style(style, call))
 
 
-async def stream_many(prompts: Prompts, *, style: str | None = None, **kwargs: Any) -> AsyncGenerator[ImageResult, None]:
+async def stream_many(
+    prompts: Prompts, *, style: str | None = None, **kwargs: Any
+) -> AsyncGenerator[ImageResult, None]:
     """The results as they land; see `generate_many` and `ImageGenerator.stream_many`."""
     own, call = _divided(kwargs)
-    async with ImageGenerator(**own) as generator, aclosing(
-        generator.stream_many(prompts, **_with_style(style, call))
-    ) as results:
+    async with (
+        ImageGenerator(**own) as generator,
+        aclosing(generator.stream_many(prompts, **_with_style(style, call))) as results,
+    ):
         async for result in results:
             yield result
 

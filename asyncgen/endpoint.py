@@ -262,7 +262,9 @@ class Endpoint:
 
     async def health(self) -> Health | Transient | Rejected:
         """What `/health` says now; asked once. Raises `TransportError` when there is no reply."""
-        reply = await self._send(protocol.health_request(self.address, self._api_key, self._pace.request_timeout_seconds))
+        reply = await self._send(
+            protocol.health_request(self.address, self._api_key, self._pace.request_timeout_seconds)
+        )
         return replies.decipher_health(reply)
 
     async def cancel(self, job_id: str) -> Cancelled | Pending | Missing | Transient | Rejected:
@@ -278,7 +280,7 @@ class Endpoint:
         return outcome
 
     async def retry(self, job_id: str) -> Submitted | Refused | Missing:
-        """Run a FAILED or TIMED_OUT job again under its id: it is paid for again. Sent once; see `submit` for outcomes."""
+        """Run a FAILED or TIMED_OUT job again under its id: it is paid for again. Sent once; outcomes as of `submit`."""
         request = protocol.retry_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
         async with self._run_gate.admitted():
             try:
@@ -373,7 +375,7 @@ class Endpoint:
         sleep: Callable[[float], Any] | None = None,
         tries: int | None = None,
     ) -> AsyncRetrying:
-        """tenacity on our clock and our randomness: repeats while `again(outcome)`, for ever unless `tries` is given."""
+        """tenacity on our clock and randomness: repeats while `again(outcome)`, for ever unless `tries` is given."""
         return AsyncRetrying(
             retry=retry_if_result(again),
             wait=wait or self._backoff,
@@ -383,9 +385,7 @@ class Endpoint:
             retry_error_callback=_outcome_of,
         )
 
-    async def _ask(
-        self, request: HttpRequest, decipher: Callable[[HttpReply], T], gate: Gate
-    ) -> T | Transient:
+    async def _ask(self, request: HttpRequest, decipher: Callable[[HttpReply], T], gate: Gate) -> T | Transient:
         """Send a request that costs nothing and may be repeated; no reply is a `Transient`."""
         try:
             reply = await self._send(request)
@@ -428,8 +428,8 @@ class Endpoint:
                 Failure(
                     FailureClass.TRANSPORT,
                     FailureCode.UNREACHABLE,
-                    f"{self.address.base_url} has not answered for {silent_for:.0f} s: check the network, then start the "
-                    "run again; what is out stays known by its id",
+                    f"{self.address.base_url} has not answered for {silent_for:.0f} s: check the network, then start "
+                    "the run again; what is out stays known by its id",
                 )
             )
 

@@ -176,9 +176,7 @@ class Engine:
 
     # -- in work -------------------------------------------------------------------------------------------------
 
-    async def _start(
-        self, tasks: TaskGroup, item: Item, want: Want, place: int | None, deliver: Deliver
-    ) -> None:
+    async def _start(self, tasks: TaskGroup, item: Item, want: Want, place: int | None, deliver: Deliver) -> None:
         with self.stop.interruptible():
             await self._limiter.acquire()
         flight = _Flight(Job(self._bench, item, want, self.stop), [] if place is None else [place])

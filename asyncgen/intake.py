@@ -34,8 +34,9 @@ class Wanted:
 
 
 class Intake:
-    """Turns prompts into wants, chunk by chunk. `shared` are fields for every request that does not say otherwise; `name`
-    is the prompt file's, for errors.
+    """Turns prompts into wants, chunk by chunk.
+
+    `shared` are fields for every request that does not say otherwise; `name` is the prompt file's, for errors.
 
     With `skip_bad` a request that is wrong is counted in `skipped` and reported to `on_bad` instead of raised.
     """
@@ -56,7 +57,7 @@ class Intake:
         self.skipped = 0
 
     def plan(self, prompt: Prompt | Row | BadRow) -> list[Wanted]:
-        """The jobs of one prompt. Raises `InputError` (unless bad ones are skipped), naming the row where there is one."""
+        """The jobs of one prompt. Raises `InputError` naming the row, unless bad ones are skipped."""
         self._read += 1
         try:
             wants = list(self._planner.wants(self._request(prompt)))
@@ -71,13 +72,18 @@ class Intake:
         first, self._next_index = self._next_index, self._next_index + len(wants)
         return [Wanted(first + number, want) for number, want in enumerate(wants)]
 
+    def plan_replica(self, request: ImageRequest, replica: int) -> list[Wanted]:
+        """One job out of the `images` of a recorded request. Raises `InputError` where it no longer fits."""
+        (wanted,) = [wanted for wanted in self.plan(request) if wanted.want.replica == replica]
+        return [wanted]
+
     async def of_rows(self, rows: Iterator[Row | BadRow], ports: Ports) -> AsyncGenerator[list[Wanted], None]:
         """The chunks of a prompt file, read off the event loop."""
         while chunk := await ports.file_threads.run(lambda: list(islice(rows, _CHUNK))):
             yield [wanted for row in chunk for wanted in self.plan(row)]
 
     async def of_prompts(self, prompts: Prompts, ports: Ports) -> AsyncGenerator[list[Wanted], None]:
-        """The chunks of an iterable. A plain one is read on the event loop: give an async one if its items take time."""
+        """The chunks of an iterable. A plain one is read on the event loop: give an async one if it is slow."""
         if isinstance(prompts, AsyncIterable):
             async for prompt in prompts:
                 yield self.plan(prompt)

@@ -179,7 +179,7 @@ class Job:
 
     async def _result(self) -> tuple[Picture, ...] | Failed | Cancelled | Missing:
         """The job's pictures, whole and checked, or how it ended without."""
-        assert self.item.endpoint is not None and self.item.job_id is not None  # noqa: PT018 - the schema's CHECK
+        assert self.item.endpoint is not None and self.item.job_id is not None
         endpoint = self._bench.endpoint_at(self.item.endpoint)
         if self._stop.requested and self._bench.policy.cancel_on_stop:
             await self.cancel()
@@ -290,7 +290,7 @@ class Job:
             await self._bench.endpoint_at(item.endpoint).cancel(item.job_id)
 
     async def _bought_again_or(self, otherwise: State, failure: Failure) -> None:
-        """The platform's fault: bought again, unless this image has met the same one before or has been bought enough."""
+        """The platform's fault: bought again, unless the image has met the same one before or was bought enough."""
         if await self._ledger.has_ended_with(self.item, failure.code):
             repeated = Failure(failure.kind, failure.code, f"{failure.message} (the second time: not bought again)")
             await self._end_with(State.LOST if otherwise is State.LOST else State.FAILED, repeated)

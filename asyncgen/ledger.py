@@ -25,6 +25,7 @@ from asyncgen.request import MAX_SEED, ImageRequest
 
 T = TypeVar("T")
 VERSION: Final = 1
+_PAGE: Final = 64
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # NORMAL may lose acknowledged commits at a power cut: a paid job's id must not be one
@@ -136,6 +137,13 @@ class Ledger:
 
         return await self.transact(operation)
 
+    async def said_after(self, batch: Batch, item_id: int) -> list[tuple[int, ImageRequest, int]]:
+        """The next page of a batch's items in the order they were wanted: number, request as it was said, replica."""
+        query = "SELECT id, said, replica FROM item WHERE batch_id = ? AND id > ? ORDER BY id LIMIT ?"
+        parameters = (batch.id, item_id, _PAGE)
+        rows = await self.transact(lambda connection: connection.execute(query, parameters).fetchall())
+        return [(number, ImageRequest.model_validate_json(said), replica) for number, said, replica in rows]
+
     # -- what is bought ------------------------------------------------------------------------------------------
 
     async def record_intent(self, item: Item, endpoint: str) -> None:
@@ -233,10 +241,10 @@ class Ledger:
     async def has_ended_with(self, item: Item, outcome: str) -> bool:
         """Whether an earlier job of the item ended in the same way."""
         return await self.transact(
-            lambda connection: connection.execute(
-                "SELECT 1 FROM job WHERE item_id = ? AND outcome = ?", (item.id, outcome)
-            ).fetchone()
-            is not None
+            lambda connection: (
+                connection.execute("SELECT 1 FROM job WHERE item_id = ? AND outcome = ?", (item.id, outcome)).fetchone()
+                is not None
+            )
         )
 
     # -- how changes are made ------------------------------------------------------------------------------------
@@ -392,9 +400,7 @@ def _settle_in_the_air(connection: sqlite3.Connection, at: float) -> int:
 
 def _open_batch(connection: sqlite3.Connection, name: str, realm: str, new_set: bool, at: float) -> Batch:
     wanted, number = name, 1
-    while row := connection.execute(
-        "SELECT id FROM batch WHERE realm = ? AND name = ?", (realm, wanted)
-    ).fetchone():
+    while row := connection.execute("SELECT id FROM batch WHERE realm = ? AND name = ?", (realm, wanted)).fetchone():
         if not new_set:
             return Batch(row[0], wanted, realm, is_new=False)
         number += 1

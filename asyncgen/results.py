@@ -32,7 +32,7 @@ class ImageResult:
     `index` counts wanted jobs in input order from 0 (a request for several `images` takes as many places). `id` is the
     caller's own. `pictures` are the records of what was stored, more than one with `batch_size`; `paths` their files.
     `failure` says why there is none. `kept`: it was there before this run. `changed`: it was made with other values
-    than today's, and kept. `delay_ms` and `execution_ms` are the platform's, None where it did not say or for kept ones.
+    than today's, and kept. `delay_ms` and `execution_ms` are the platform's, None where it did not say or for kept.
     """
 
     index: int
@@ -137,4 +137,3 @@ def result_of(
         execution_ms=timing.execution_ms,
         delivered=delivered,
     )
-

@@ -135,4 +135,3 @@ def _are_in_place(disk: Disk, work: Sequence[tuple[Path, str]]) -> bool:
         else:
             whole = False
     return whole
-

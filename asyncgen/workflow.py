@@ -231,7 +231,7 @@ class WorkflowBuilder:
         inputs: dict[str, Any] = _fresh(self.template.graph[stack.node]["inputs"])
         return inputs | stack.assignments(loras)
 
-    def build_workflow(  # noqa: PLR0917 - the familiar signature of the system we grew out of
+    def build_workflow(
         self,
         positive_prompt: str,
         width: int = 1360,

@@ -69,6 +69,14 @@ def test_the_nearest_names_come_first_and_the_list_is_bounded() -> None:
     assert "and 12 more" in message
 
 
+def test_a_file_missing_from_a_folder_is_told_with_its_node() -> None:
+    cause = "Message: Model in folder 'upscale_models' with filename 'missing.pth' not found."
+    failure = diagnose(f"Job processing failed; Node Type: UpscaleModelLoader, Node ID: 2, {cause}")
+    assert failure.code is FailureCode.MODEL_NOT_FOUND
+    start = "node 2 (UpscaleModelLoader): the worker has no 'missing.pth' in models/upscale_models: "
+    assert failure.message.startswith(start)
+
+
 @pytest.mark.parametrize(
     ("details", "code"),
     [

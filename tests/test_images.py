@@ -74,6 +74,16 @@ def test_a_picture_cut_at_any_byte_is_corrupt_and_worth_fetching_again(data: byt
         assert (fault.code, fault.refetch_first) == (FailureCode.CORRUPT_IMAGE, True)
 
 
+def test_a_picture_cut_inside_and_closed_again_does_not_decode() -> None:
+    half = WEBP[8 : len(WEBP) // 2 * 2 - 200]
+    for data in (
+        b"RIFF" + struct.pack("<I", len(half)) + half,
+        JPEG[:-40] + JPEG[:2] + JPEG[-2:],
+        JPEG[:300] + JPEG[-2:],
+    ):
+        assert "decoded" in fault_of(data).message
+
+
 @pytest.mark.parametrize("data", [PNG, JPEG, WEBP], ids=["png", "jpeg", "webp"])
 def test_a_picture_with_bytes_after_its_end_is_corrupt(data: bytes) -> None:
     assert fault_of(data + b"\0").code is FailureCode.CORRUPT_IMAGE
@@ -98,6 +108,7 @@ def test_any_flipped_bit_of_a_png_is_seen() -> None:
         MAGIC + header(colour=5) + PIXELS + END,
         MAGIC + header(interlace=2) + PIXELS + END,
         MAGIC + chunk(b"IHDR", b"short") + PIXELS + END,
+        MAGIC + chunk(b"tEXt", header()[8:21]) + PIXELS + END,
         MAGIC + END,
         MAGIC + struct.pack(">I", 2**32 - 1) + b"IHDR",
         MAGIC + header(1360, 768) + PIXELS + END,

@@ -201,6 +201,12 @@ def test_a_refused_poll_is_the_accounts_fault_and_404_is_a_missing_job(status: i
     assert not isinstance(outcome, Rejected) or outcome.failure.kind is FailureClass.ACCOUNT
 
 
+def test_a_redirected_poll_means_that_the_base_url_is_wrong() -> None:
+    failure = failure_of(decipher_status(reply(b"", 301, location="https://elsewhere.example/")))
+    assert (failure.kind, failure.code) == (FailureClass.ACCOUNT, FailureCode.RUN_REFUSED)
+    assert "RUNPOD_ENDPOINT_BASE_URL" in failure.message
+
+
 def test_times_are_read_where_they_are_times() -> None:
     record = b'{"id":"j","status":"IN_PROGRESS","delayTime":2188.9,"executionTime":%s,"workerId":"w\\u00001"}'
     for text, milliseconds in [(b"60", 60), (b"NaN", None), (b"-1", None), (b"1e999", None), (b"true", None)]:
@@ -255,6 +261,37 @@ def test_a_message_is_looked_at_only_where_nothing_else_is_a_picture() -> None:
     assert completed({"message": "https://docs.example/", "image_url": url}).images == (LinkedImage(url),)
 
 
+def test_pictures_at_the_root_count_only_where_there_is_no_output() -> None:
+    assert failure_of(completed({"message": "done"}, images=[PNG_TEXT])).code is FailureCode.NO_IMAGE
+    assert completed(None, images=[PNG_TEXT]).images == (InlineImage(PNG_TEXT),)
+
+
+def test_what_stands_in_a_pictures_place_is_taken_for_a_picture_however_broken() -> None:
+    assert completed({"images": ["!!!!", {"data": "????"}]}).images == (InlineImage("!!!!"), InlineImage("????"))
+
+
+@pytest.mark.parametrize(
+    ("report", "code"),
+    [
+        ({"status": "error", "message": "boom"}, FailureCode.WORKER_ERROR),
+        ({"status": "FAILED"}, FailureCode.WORKER_ERROR),
+        ({"status": "success_no_images"}, FailureCode.NO_IMAGE),
+    ],
+)
+def test_a_worker_that_reports_failure_inside_has_failed_whatever_else_it_sends(
+    report: dict[str, object], code: FailureCode
+) -> None:
+    for output in ({**report, "images": [PNG_TEXT]}, [{"status": "executing"}, report, {"image": PNG_TEXT}]):
+        outcome = completed(output)
+        assert (failure_of(outcome).kind, failure_of(outcome).code) == (FailureClass.ITEM, code)
+        assert outcome.aside == (InlineImage(PNG_TEXT),)
+
+
+def test_a_picture_is_never_told_as_words() -> None:
+    body = {"status": "FAILED", "error": "upload failed", "output": {"message": PNG_TEXT, "error": "data:;base64,AA=="}}
+    assert failure_of(decipher_status(reply(body))).message == "upload failed"
+
+
 def test_an_output_of_null_is_no_output() -> None:
     assert failure_of(completed(None)).code is FailureCode.NO_OUTPUT
 
@@ -275,9 +312,10 @@ def test_any_scheme_in_place_of_a_picture_is_a_link_for_the_downloader_to_judge(
 
 
 def test_a_huge_output_is_read_in_part_and_says_so() -> None:
-    outcome = completed({"images": [f"https://b.example/{number}" for number in range(30_000)]})
-    assert len(outcome.images) == 1024
-    assert outcome.notes == ("the output is too large to be read to its end",)
+    many = completed({"images": [f"https://b.example/{number}" for number in range(2_000)]})
+    deep = completed([PNG_TEXT, *[{}] * 30_000, PNG_TEXT])
+    assert (len(many.images), len(deep.images)) == (1024, 1)
+    assert many.notes == deep.notes == ("the output is too large to be read to its end",)
 
 
 def test_runsync_tells_of_the_job_and_of_how_far_it_has_come() -> None:

@@ -150,8 +150,16 @@ def test_a_failed_job_can_be_retried_under_its_own_id_and_others_cannot() -> Non
     assert desk.books.retry(2, failed, Plan(1))
     assert not desk.books.retry(2, completed, Plan(1))
     assert (desk.state(3, failed), failed.error, failed.retries) == ("COMPLETED", None, 1)
-    assert desk.state(1 + 1800, failed) == "COMPLETED"  # kept from its last end, not from its first
     assert desk.books.health(3, "ep")["jobs"]["retried"] == 1
+
+
+def test_a_job_retried_late_does_not_expire_while_it_runs_again() -> None:
+    desk = Desk(Terms(workers=1, cold_start_seconds=0))
+    job = desk.order(0, plan=Plan(1, JobState.FAILED, "broken"))  # would be forgotten at 1801
+    assert desk.state(1799, job) == "FAILED"
+    assert desk.books.retry(1799, job, Plan(10))
+    assert (desk.state(1805, job), desk.state(1810, job)) == ("IN_PROGRESS", "COMPLETED")
+    assert (desk.state(1809 + 1799, job), desk.state(1809 + 1800, job)) == ("COMPLETED", "404")
 
 
 def test_speed_divides_worker_times_but_not_retention_and_is_not_seen_in_reported_times() -> None:
@@ -235,6 +243,31 @@ def test_a_real_worker_over_the_execution_timeout_loses_the_job() -> None:
     job = desk.order(0, None, execution_timeout_seconds=5)
     desk.books.take(1, "ep", "w1")
     assert desk.state(6, job) == "TIMED_OUT"
+
+
+def test_a_job_whose_worker_vanished_goes_before_those_that_came_later() -> None:
+    desk = Desk(REAL)
+    first = desk.order(0, None)
+    desk.books.take(0, "ep", "w1")
+    desk.order(1, None)
+    assert desk.state(60, first) == "IN_QUEUE"
+    assert desk.books.take(61, "ep", "w2") is first
+
+
+def test_what_was_due_for_an_earlier_start_does_not_end_a_later_one() -> None:
+    desk = Desk(REAL)
+    job = desk.order(0, None)
+    desk.books.take(0, "ep", "w1")  # would time out at 600
+    desk.books.deliver(1, "w1", job, "broken")
+    desk.books.retry(2, job, None)
+    desk.books.take(590, "ep", "w1")
+    assert desk.state(601, job) == "IN_PROGRESS"
+
+
+def test_a_job_is_unknown_at_another_endpoint() -> None:
+    desk = Desk()
+    job = desk.order(0)
+    assert desk.books.find(0, "another", job.id) is None
 
 
 times = st.floats(0, 30, allow_nan=False)

@@ -169,6 +169,12 @@ async def test_a_request_without_a_key_or_with_another_is_refused(open_client: O
             assert reply.headers[HEADER] == "1"
 
 
+async def test_any_key_will_do_but_none_at_all(open_client: OpenClient) -> None:
+    async with open_client() as client:
+        for header, status in (("Bearer x", 200), ("Bearer", 401), ("", 401)):
+            assert (await client.call("GET", "health", headers={"Authorization": header}))[0] == status
+
+
 async def test_endpoints_can_be_unknown_load_balancing_empty_or_throttled(open_client: OpenClient) -> None:
     ids = {
         "endpoints": ("lb", "none", "busy"),
@@ -329,6 +335,7 @@ async def test_wrong_base64_spoils_one_reply_or_the_job_for_good(open_client: Op
     async with open_client(**QUICK, faults=(once, for_good)) as client:
         fox, boat = await client.run("a fox"), await client.run("a boat")
         fetched = [await finished(client, job_id) for job_id in (fox, fox, boat, boat)]
+        assert [job["fetches"] for job in (await client.books())["jobs"]] == [1, 2]
     assert ["!!!!" in reply["output"]["images"][0]["data"] for reply in fetched] == [True, False, True, True]
     assert picture(fetched[1]).size == (64, 64)
 

@@ -1,0 +1,5 @@
+"""`python -m asyncgen`: the command line."""
+
+from asyncgen.cli import main
+
+main()

@@ -1,0 +1,378 @@
+"""The command line: arguments in, exit codes out. What the commands do is in `asyncgen.commands`."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from asyncgen._version import __version__
+
+app = typer.Typer(
+    name="asyncgen",
+    help="A list of prompts in, a finished image data set out, on RunPod serverless GPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 all done; 1 some images failed; 2 bad input, nothing was sent; 3 stopped, work is pending; "
+    "4 the account refuses work, everything is pending; 5 submissions are held whose outcome is unknown; "
+    "6 the ledger, the output folder or the network cannot be used; 70 a bug of asyncgen's.",
+)
+styles_app = typer.Typer(invoke_without_command=True, help="List the styles of the registry, or show one.")
+app.add_typer(styles_app, name="styles")
+
+
+class OnStop(StrEnum):
+    """What Ctrl-C does with jobs that are out."""
+
+    COLLECT = "collect"
+    CANCEL = "cancel"
+
+
+class OnUnknown(StrEnum):
+    """What becomes of a submission whose outcome was never learned."""
+
+    HOLD = "hold"
+    RESUBMIT = "resubmit"
+
+
+Style = Annotated[str | None, typer.Option("--style", help="Style id of the registry.")]
+Width = Annotated[int | None, typer.Option("--width", help="Pixels, a multiple of 8. [default: 1360]")]
+Height = Annotated[int | None, typer.Option("--height", help="Pixels, a multiple of 8. [default: 768]")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Sampling steps. [default: the style's, then 20]")]
+Seed = Annotated[int | None, typer.Option("--seed", help="-1 draws one for each image. [default: -1]")]
+Images = Annotated[int | None, typer.Option("--images", help="Images of each prompt, each with its own seed.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Pictures made by one job.")]
+CharacterLora = Annotated[
+    list[str] | None, typer.Option("--character-lora", help="NAME or NAME:STRENGTH; may be given several times.")
+]
+CineStrength = Annotated[
+    float | None, typer.Option("--cine-strength", help="Strength of the FILM-V3-FLUX LoRA; above 0 adds it.")
+]
+Guidance = Annotated[float | None, typer.Option("--guidance", help="FLUX guidance.")]
+Model = Annotated[str | None, typer.Option("--model", help="Diffusion model file.")]
+Sampler = Annotated[str | None, typer.Option("--sampler", help="Sampler name.")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Scheduler name.")]
+RawPrompt = Annotated[bool, typer.Option("--raw-prompt", help="Send prompts without the style's texts.")]
+WorkflowOption = Annotated[str | None, typer.Option("--workflow", help="Workflow name, or path to a graph file.")]
+ModelUrl = Annotated[
+    list[str] | None,
+    typer.Option("--model-url", help="NAME=URL of a LoRA file that workers may download; may be given several times."),
+]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", help="Jobs out at the same time. [default: 64]")]
+EndpointOption = Annotated[str | None, typer.Option("--endpoint", help="Endpoint id, instead of the mode's.")]
+Mode = Annotated[str | None, typer.Option("--mode", help="wizard, new_pre or posterFrameRegeneration.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Output root: images, manifest and ledger.")]
+Styles = Annotated[Path | None, typer.Option("--styles", help="Styles registry file.")]
+Sandbox = Annotated[bool, typer.Option("--sandbox", help="Use the embedded sandbox: no key, no account, no cost.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
+Stop = Annotated[
+    OnStop | None, typer.Option("--on-stop", help="On Ctrl-C, collect or cancel what is out. [default: collect]")
+]
+Unknown = Annotated[
+    OnUnknown | None,
+    typer.Option(
+        "--unknown", help="Submissions of unknown outcome: hold, or resubmit (may pay twice). [default: hold]"
+    ),
+]
+Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Log more; twice for everything.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, and only errors are logged.")]
+LogFile = Annotated[Path | None, typer.Option("--log-file", help="Append the log to a file.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Log lines as JSON objects.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")]
+RebuyChanged = Annotated[
+    bool, typer.Option("--rebuy-changed", help="Make images again whose style, workflow or values have changed.")
+]
+
+_REQUEST_FIELDS: Final = (
+    "style", "width", "height", "steps", "seed", "images", "batch_size", "character_lora", "cine_strength", "guidance",
+    "model", "sampler", "scheduler", "raw_prompt",
+)  # fmt: skip
+_FIELD_NAMES: Final = {"sampler": "sampler_name", "scheduler": "scheduler_name"}
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(f"asyncgen {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def batch(
+    file: Annotated[
+        str, typer.Argument(help="A .txt, .csv or .jsonl file of prompts, or - for standard input (.txt).")
+    ],
+    style: Style = None,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    images: Images = None,
+    batch_size: BatchSize = None,
+    character_lora: CharacterLora = None,
+    cine_strength: CineStrength = None,
+    guidance: Guidance = None,
+    model: Model = None,
+    sampler: Sampler = None,
+    scheduler: Scheduler = None,
+    raw_prompt: RawPrompt = False,
+    workflow: WorkflowOption = None,
+    model_url: ModelUrl = None,
+    concurrency: Concurrency = None,
+    endpoint: EndpointOption = None,
+    mode: Mode = None,
+    out: Out = None,
+    styles: Styles = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the batch. [default: the file's name]")] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="txt, csv or jsonl, whatever the file is called.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Make a new set beside the one of that name.")] = False,
+    retry_failed: RetryFailed = False,
+    rebuy_changed: RebuyChanged = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip and count rows that are wrong.")] = False,
+    sandbox: Sandbox = False,
+    on_stop: Stop = None,
+    unknown: Unknown = None,
+    json: AsJson = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
+    log_json: LogJson = False,
+) -> None:
+    """Make an image of every prompt in a file; run it again to continue it.
+
+    Finished images are never bought again, jobs that are still out are collected.
+    """
+    from asyncgen import commands  # noqa: PLC0415 - `--help` need not load the engine
+
+    given = locals()
+    options = commands.BatchOptions(
+        file=file,
+        name=name,
+        format=format,
+        again=again,
+        retry_failed=retry_failed,
+        rebuy_changed=rebuy_changed,
+        limit=limit,
+        skip_bad=skip_bad,
+        fields=_request_fields(given),
+        model_urls=commands.model_urls(model_url or ()),
+    )
+    raise typer.Exit(commands.run_batch(_setup(given), options))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the image shows.")],
+    style: Style = None,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    images: Images = None,
+    batch_size: BatchSize = None,
+    character_lora: CharacterLora = None,
+    cine_strength: CineStrength = None,
+    guidance: Guidance = None,
+    model: Model = None,
+    sampler: Sampler = None,
+    scheduler: Scheduler = None,
+    raw_prompt: RawPrompt = False,
+    filename: Annotated[str | None, typer.Option("--filename", help="A file name of your own.")] = None,
+    workflow: WorkflowOption = None,
+    model_url: ModelUrl = None,
+    endpoint: EndpointOption = None,
+    mode: Mode = None,
+    out: Out = None,
+    styles: Styles = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the batch. [default: a new one]")] = None,
+    sandbox: Sandbox = False,
+    on_stop: Stop = None,
+    unknown: Unknown = None,
+    json: AsJson = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
+    log_json: LogJson = False,
+) -> None:
+    """Make one image (or a few) of one prompt."""
+    from asyncgen import commands  # noqa: PLC0415 - as above
+
+    given = locals()
+    fields = {**_request_fields(given), "filename": filename}
+    raise typer.Exit(commands.run_generate(_setup(given), prompt, name, fields, commands.model_urls(model_url or ())))
+
+
+@app.command()
+def retry(
+    name: Annotated[str, typer.Argument(help="Name of a batch (see `asyncgen status`).")],
+    concurrency: Concurrency = None,
+    endpoint: EndpointOption = None,
+    mode: Mode = None,
+    out: Out = None,
+    styles: Styles = None,
+    workflow: WorkflowOption = None,
+    rebuy_changed: RebuyChanged = False,
+    sandbox: Sandbox = False,
+    on_stop: Stop = None,
+    unknown: Unknown = None,
+    json: AsJson = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
+    log_json: LogJson = False,
+) -> None:
+    """Try again what failed in a batch, and finish what is unfinished, from what the ledger knows."""
+    from asyncgen import commands  # noqa: PLC0415 - as above
+
+    given = locals()
+    raise typer.Exit(commands.run_retry(_setup(given), name, rebuy_changed=rebuy_changed))
+
+
+@app.command()
+def status(
+    out: Out = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show every batch: how many images are there, out, failed or held. Works beside a run."""
+    from asyncgen import commands  # noqa: PLC0415 - as above
+
+    raise typer.Exit(commands.show_status({"output_root": out}, on_sandbox=sandbox, as_json=json))
+
+
+@styles_app.callback()
+def styles_list(context: typer.Context, styles: Styles = None, json: AsJson = False) -> None:
+    """List the styles of the registry."""
+    from asyncgen import commands  # noqa: PLC0415 - as above
+
+    context.obj = styles
+    if context.invoked_subcommand is None:
+        raise typer.Exit(commands.show_styles({"styles": styles}, as_json=json))
+
+
+@styles_app.command("show")
+def styles_show(
+    context: typer.Context,
+    style_id: Annotated[str, typer.Argument(metavar="ID", help="Style id.")],
+    styles: Styles = None,
+    out: Out = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="History of the sandbox's output root.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show one style and what was generated in it."""
+    from asyncgen import commands  # noqa: PLC0415 - as above
+
+    overrides = {"styles": styles or context.obj, "output_root": out}
+    raise typer.Exit(commands.show_style(overrides, style_id, on_sandbox=sandbox, as_json=json))
+
+
+@app.command()
+def check(
+    endpoint: EndpointOption = None,
+    mode: Mode = None,
+    out: Out = None,
+    styles: Styles = None,
+    workflow: WorkflowOption = None,
+    json: AsJson = False,
+) -> None:
+    """Show the effective settings, and what is missing or wrong with how to mend it. Spends nothing."""
+    from asyncgen import commands  # noqa: PLC0415 - as above
+
+    overrides = {"endpoint": endpoint, "mode": mode, "output_root": out, "styles": styles, "workflow": workflow}
+    raise typer.Exit(commands.run_check(overrides, as_json=json))
+
+
+@app.command()
+def sandbox(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Simulated workers of each endpoint.")] = 8,
+    execution: Annotated[
+        str, typer.Option(help="Execution time, seconds: 4.7±10%, fixed:4.7 or lognormal:MEDIAN,SIGMA.")
+    ] = "4.7±10%",
+    cold_start: Annotated[float, typer.Option(help="Seconds a sleeping worker takes to start.")] = 5.0,
+    speed: Annotated[float, typer.Option(help="Divides all worker times.")] = 1.0,
+    real_workers: Annotated[
+        bool, typer.Option("--real-workers", help="Wait for workers of the runpod package.")
+    ] = False,
+    api_key: Annotated[str | None, typer.Option(help="The only key accepted. [default: any]")] = None,
+    models: Annotated[Path | None, typer.Option(help="JSON file of the model files that exist.")] = None,
+    faults: Annotated[Path | None, typer.Option(help="JSON file of fault rules (docs/sandbox.md).")] = None,
+    pictures: Annotated[
+        str, typer.Option(help="painted, or stamped: one base picture, marked for each job.")
+    ] = "painted",
+    picture_bytes: Annotated[int | None, typer.Option(help="Pad stamped pictures to this size.")] = None,
+    rate_limit_scale: Annotated[float, typer.Option(help="Multiplies the documented rate limits; 0: none.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Decides execution times and the draws of faults.")] = 0,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of any other sandbox setting; may be given several times."),
+    ] = None,
+) -> None:
+    """Run the RunPod queue API on this machine, with simulated workers or real ones, until Ctrl-C."""
+    from asyncgen import commands  # noqa: PLC0415 - as above
+
+    values = {
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "execution": execution,
+        "cold_start_seconds": cold_start,
+        "speed": speed,
+        "real_workers": real_workers,
+        "api_key": api_key,
+        "models_file": models,
+        "faults_file": faults,
+        "pictures": pictures,
+        "picture_bytes": picture_bytes,
+        "rate_limit_scale": rate_limit_scale,
+        "seed": seed,
+    }
+    raise typer.Exit(commands.run_sandbox(values, option or ()))
+
+
+def main() -> None:
+    """Entry point of `asyncgen` and `python -m asyncgen`."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has left: there is nobody to tell
+        raise SystemExit(1) from None
+
+
+def _request_fields(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that are fields of a request; what was not said is left out."""
+    said = {name: given[name] for name in _REQUEST_FIELDS if given[name] not in (None, False, [])}
+    return {_FIELD_NAMES.get(name, name): value for name, value in said.items()}
+
+
+def _setup(given: dict[str, Any]) -> Any:
+    from asyncgen import commands  # noqa: PLC0415 - as above
+
+    overrides = {
+        "endpoint": given.get("endpoint"),
+        "mode": given.get("mode"),
+        "output_root": given.get("out"),
+        "styles": given.get("styles"),
+        "workflow": given.get("workflow"),
+        "concurrency": given.get("concurrency"),
+        "on_stop": given.get("on_stop"),
+        "unknown": given.get("unknown"),
+    }
+    return commands.Setup(
+        overrides=overrides,
+        sandbox=given["sandbox"],
+        as_json=given["json"],
+        verbosity=-1 if given["quiet"] else given["verbose"],
+        log_file=given["log_file"],
+        log_json=given["log_json"],
+    )

@@ -1,0 +1,491 @@
+"""What each command does: it puts the parts together, shows what happens, and returns an exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import wraps
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Final, ParamSpec
+
+import anyio
+from anyio.abc import TaskGroup
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from asyncgen import check, display, logs
+from asyncgen.api import ImageGenerator
+from asyncgen.display import Display, Moment
+from asyncgen.errors import AsyncgenError, InputError
+from asyncgen.exits import Exit, of_error, of_run
+from asyncgen.intake import Intake, Wanted
+from asyncgen.lifecycle import FAILURES, State
+from asyncgen.prompts import BadRow, PromptFormat, Row, format_of, read_rows
+from asyncgen.records import PLATFORM, SANDBOX
+from asyncgen.registry import StylesRegistry
+from asyncgen.report import batch_statuses, style_history
+from asyncgen.results import ImageResult
+from asyncgen.run import LEDGER_NAME, BatchRun, output_root
+from asyncgen.settings import Settings, load_settings
+from asyncgen.styles import Style
+
+P = ParamSpec("P")
+_STDIN: Final = "-"
+_MOST_BAD_ROWS_SHOWN: Final = 20
+_LEVELS: Final = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every running command is told: settings that options replace, the sandbox, what to show and to log."""
+
+    overrides: Mapping[str, Any]
+    sandbox: bool
+    as_json: bool
+    verbosity: int
+    log_file: Path | None
+    log_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What `asyncgen batch` is told about its input and its set."""
+
+    file: str
+    name: str | None
+    format: str | None
+    again: bool
+    retry_failed: bool
+    rebuy_changed: bool
+    limit: int | None
+    skip_bad: bool
+    fields: Mapping[str, Any]
+    model_urls: Mapping[str, str] = field(default_factory=dict)
+
+
+def _with_exit_code(command: Callable[P, Exit]) -> Callable[P, Exit]:
+    """Errors made on purpose become a line and an exit code; anything else is a bug, and shows its traceback."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Exit:
+        try:
+            return command(*args, **kwargs)
+        except AsyncgenError as error:
+            _complain(str(error))
+            return of_error(error)
+        except KeyboardInterrupt:
+            return Exit.STOPPED
+        except Exception:
+            traceback.print_exc()
+            _complain("this is a bug of asyncgen's: please report it with the lines above; the ledger is true")
+            return Exit.BUG
+
+    return run
+
+
+# -- commands that make images -------------------------------------------------------------------------------------
+
+
+@_with_exit_code
+def run_batch(setup: Setup, options: BatchOptions) -> Exit:
+    """`asyncgen batch`."""
+    generator = _generator(setup, options.model_urls)
+    source = _Source(options)
+    with _shown(setup, generator.settings) as shown:
+        total = None
+        if not source.is_stream:
+            total = source.validate(generator, shown)
+            if total is None:
+                return Exit.BAD_INPUT
+        job = _RunJob(
+            name=options.name or source.batch_name,
+            new_set=options.again,
+            retry_failed=options.retry_failed,
+            rebuy_changed=options.rebuy_changed,
+            total=total,
+            chunks=lambda: source.chunks(generator, shown),
+        )
+        return anyio.run(_execute, generator, job, shown)
+
+
+@_with_exit_code
+def run_generate(
+    setup: Setup, prompt: str, name: str | None, fields: Mapping[str, Any], urls: Mapping[str, str]
+) -> Exit:
+    """`asyncgen generate`."""
+    generator = _generator(setup, urls)
+    intake = Intake(generator.planner, fields)
+    wanted = intake.plan(prompt)
+    with _shown(setup, generator.settings) as shown:
+        job = _RunJob(name=name, total=len(wanted), chunks=lambda: _one_chunk(wanted))
+        return anyio.run(_execute, generator, job, shown)
+
+
+@_with_exit_code
+def run_retry(setup: Setup, name: str, *, rebuy_changed: bool) -> Exit:
+    """`asyncgen retry`: the whole batch once more from the ledger, where what is there is kept."""
+    generator = _generator(setup, {})
+    realm = SANDBOX if setup.sandbox else None
+    path = _ledger_path(generator.settings, setup.sandbox)
+    statuses = [s for s in batch_statuses(path) if s.name == name and realm in (None, s.realm)]
+    if not statuses:
+        known = ", ".join(s.name for s in batch_statuses(path)) or "none"
+        raise InputError(f"the ledger {path} has no batch {name!r}; it has: {known}", field="name")
+    with _shown(setup, generator.settings) as shown:
+        job = _RunJob(
+            name=name,
+            retry_failed=True,
+            rebuy_changed=rebuy_changed,
+            total=statuses[0].wanted,
+            chunks=lambda: generator.recorded_wants(name),
+        )
+        return anyio.run(_execute, generator, job, shown)
+
+
+@dataclass(frozen=True, slots=True)
+class _RunJob:
+    """One run to execute: which batch, with which choices, over which input."""
+
+    name: str | None
+    total: int | None
+    chunks: Callable[[], AsyncGenerator[list[Wanted], None]]
+    new_set: bool = False
+    retry_failed: bool = False
+    rebuy_changed: bool = False
+
+
+async def _execute(generator: ImageGenerator, job: _RunJob, shown: Display) -> Exit:
+    async with generator:
+        run = await generator.open_run(
+            job.name, new_set=job.new_set, retry_failed=job.retry_failed, rebuy_changed=job.rebuy_changed
+        )
+        root, clock = generator.workspace.root, generator.workspace.ports.clock
+        began = clock.now()
+        shown.opened(run.batch, root)
+
+        def moment() -> Moment:
+            return Moment(run.statistics, job.total, clock.now() - began)
+
+        watch = _Watch(run, shown)
+        error: AsyncgenError | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.signals, tasks)
+            tasks.start_soon(watch.progress, moment)
+            async with aclosing(job.chunks()) as chunks:
+                try:
+                    await run.run(chunks, watch.landed)
+                except AsyncgenError as caught:
+                    error = caught
+            tasks.cancel_scope.cancel()
+        shown.ended(run.batch, root, moment(), error)
+        if watch.stopped_now:
+            shown.notice("stopped now; the ledger remembers what is out, the same command collects it")
+            return Exit.STOPPED
+        if error is not None:
+            raise error
+        return of_run(run.statistics, stopped=watch.stopping)
+
+
+class _Watch:
+    """What goes on beside a run: signals, and the progress display."""
+
+    def __init__(self, run: BatchRun, shown: Display) -> None:
+        self._run, self._shown = run, shown
+        self.stopping = self.stopped_now = False
+
+    async def signals(self, tasks: TaskGroup) -> None:
+        """The first Ctrl-C (or SIGTERM) submits nothing new; the second stops now."""
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            async for _ in received:
+                if self.stopping:
+                    self.stopped_now = True
+                    tasks.cancel_scope.cancel()
+                    return
+                self.stopping = True
+                self._run.request_stop()
+                out = self._run.statistics.out
+                self._shown.notice(f"stopping: nothing new is sent, {out} in flight; once more stops now")
+
+    async def progress(self, moment: Callable[[], Moment]) -> None:
+        """Show the run four times a second."""
+        while True:
+            self._shown.tick(moment())
+            await anyio.sleep(display.REFRESH_SECONDS)
+
+    async def landed(self, result: ImageResult) -> None:
+        """One result."""
+        self._shown.landed(result)
+
+
+# -- prompts -------------------------------------------------------------------------------------------------------
+
+
+class _Source:
+    """The input of a batch: a file, which is looked at whole before anything is sent, or a stream."""
+
+    def __init__(self, options: BatchOptions) -> None:
+        self._options = options
+        self.is_stream = options.file == _STDIN
+        self._format: PromptFormat = _format(options)
+        self.batch_name = "stdin" if self.is_stream else Path(options.file).stem
+
+    def validate(self, generator: ImageGenerator, shown: Display) -> int | None:
+        """Count the wanted jobs, planning every row. None, with each bad row told, if any is bad and none may be."""
+        bad: list[InputError] = []
+        ids: set[str] = set()
+        intake = Intake(generator.planner, self._options.fields, name=self._name, skip_bad=True, on_bad=bad.append)
+        total = 0
+        with self._open() as rows:
+            for row in rows:
+                total += len(intake.plan(row))
+                if isinstance(row, Row) and row.request.id is not None:
+                    if row.request.id in ids:
+                        bad.append(InputError("this id is used twice", field="id", where=f"{self._name}:{row.line}"))
+                    ids.add(row.request.id)
+        for error in bad[:_MOST_BAD_ROWS_SHOWN]:
+            _complain(str(error))
+        if len(bad) > _MOST_BAD_ROWS_SHOWN:
+            _complain(f"and {len(bad) - _MOST_BAD_ROWS_SHOWN} more")
+        if bad and not self._options.skip_bad:
+            _complain(f"{len(bad)} bad rows, nothing was sent: mend them, or leave them out with --skip-bad")
+            return None
+        if bad:
+            shown.notice(f"{len(bad)} bad rows are left out")
+        if total == 0:
+            _complain(f"{self._name}: there is no prompt in it")
+            return None
+        return total
+
+    async def chunks(self, generator: ImageGenerator, shown: Display) -> AsyncGenerator[list[Wanted], None]:
+        """The planned rows, read lazily."""
+        options = self._options
+        intake = Intake(
+            generator.planner,
+            options.fields,
+            name=self._name,
+            skip_bad=options.skip_bad,
+            on_bad=(lambda error: _complain(str(error))) if self.is_stream else None,
+        )
+        with self._open() as rows:
+            async with aclosing(intake.of_rows(rows, generator.workspace.ports)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    @property
+    def _name(self) -> str:
+        return "stdin" if self.is_stream else self._options.file
+
+    @contextmanager
+    def _open(self) -> Iterator[Iterator[Row | BadRow]]:
+        with _opened(self._options.file) as lines:
+            rows = read_rows(lines, self._format, self._name)
+            yield rows if self._options.limit is None else islice(rows, self._options.limit)
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[IO[str]]:
+    if file == _STDIN:
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]  # a TextIOWrapper
+        yield sys.stdin
+        return
+    try:
+        with Path(file).open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+            yield lines
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror}): name a .txt, .csv or .jsonl file", where=file) from error
+
+
+def _format(options: BatchOptions) -> PromptFormat:
+    if options.format is not None:
+        return format_of(f"prompts.{options.format}")
+    return "txt" if options.file == _STDIN else format_of(options.file)
+
+
+async def _one_chunk(wanted: list[Wanted]) -> AsyncGenerator[list[Wanted], None]:
+    yield wanted
+
+
+def model_urls(options: Sequence[str]) -> dict[str, str]:
+    """`--model-url NAME=URL` options as a mapping. Raises `InputError`."""
+    pairs = [option.partition("=") for option in options]
+    for name, equals, url in pairs:
+        if not (name and equals and url.startswith(("https://", "http://", "s3://"))):
+            raise InputError(f"{name}{equals}{url} is not NAME=URL", field="--model-url")
+    return {name: url for name, _, url in pairs}
+
+
+# -- commands that show things -------------------------------------------------------------------------------------
+
+
+@_with_exit_code
+def show_status(overrides: Mapping[str, Any], *, on_sandbox: bool, as_json: bool) -> Exit:
+    """`asyncgen status`."""
+    statuses = batch_statuses(_ledger_path(load_settings(**overrides), on_sandbox))
+    if as_json:
+        for status in statuses:
+            _print_json({**asdict(status), "wanted": status.wanted})
+        return Exit.DONE
+    table = Table("batch", "made by", "begun (UTC)", "wanted", "stored", "out", "failed", "held", "to do", "GPU time")
+    for status in statuses:
+        counts = status.states
+        table.add_row(
+            status.name,
+            status.realm,
+            _moment_text(status.created_at),
+            str(status.wanted),
+            str(counts.get(State.STORED, 0)),
+            str(sum(counts.get(state, 0) for state in (State.SUBMITTING, State.ACCEPTED, State.STORING))),
+            str(sum(counts.get(state, 0) for state in FAILURES)),
+            str(counts.get(State.UNKNOWN, 0)),
+            str(sum(counts.get(state, 0) for state in (State.WANTED, State.CANCELLED))),
+            display.duration(status.gpu_ms / 1000),
+        )
+    Console().print(table)
+    return Exit.DONE
+
+
+@_with_exit_code
+def show_styles(overrides: Mapping[str, Any], *, as_json: bool) -> Exit:
+    """`asyncgen styles`."""
+    registry = StylesRegistry.load(load_settings(**overrides).styles)
+    if as_json:
+        for style in registry.get_all_styles():
+            _print_json(asdict(style))
+        return Exit.DONE
+    table = Table("id", "title", "LoRA", "weight", "trigger words", "model", "steps", "guidance")
+    for style in registry.get_all_styles():
+        table.add_row(
+            style.id,
+            style.title,
+            style.lora_to_load or "–",
+            _text(style.lora_weight),
+            style.trigger_words or "–",
+            style.model or "–",
+            _text(style.steps),
+            _text(style.guidance),
+        )
+    Console().print(table)
+    return Exit.DONE
+
+
+@_with_exit_code
+def show_style(overrides: Mapping[str, Any], style_id: str, *, on_sandbox: bool, as_json: bool) -> Exit:
+    """`asyncgen styles show ID`."""
+    settings = load_settings(**overrides)
+    ledger_path = _ledger_path(settings, on_sandbox)
+    registry = StylesRegistry.load(settings.styles, history_reader=lambda style: style_history(ledger_path, style))
+    style, uses = registry.get_style_by_id(style_id), registry.history(style_id)
+    if as_json:
+        _print_json({"style": asdict(style), "history": [asdict(use) for use in uses]})
+        return Exit.DONE
+    console = Console()
+    console.print(_style_table(style))
+    history = Table("made (UTC)", "prompt", "seed", "GPU time", "file", title=f"history: {len(uses)} images")
+    for use in uses:
+        gpu_time = "not said" if use.execution_ms is None else display.duration(use.execution_ms / 1000)
+        history.add_row(_moment_text(use.stored_at), use.prompt, str(use.seed), gpu_time, use.path or "(in memory)")
+    console.print(history)
+    return Exit.DONE
+
+
+@_with_exit_code
+def run_check(overrides: Mapping[str, Any], *, as_json: bool) -> Exit:
+    """`asyncgen check`: exit code 0 when nothing stands in the way of a run, else 2."""
+    settings = load_settings(**overrides)
+    shown = check.shown_settings(settings, overrides)
+    found = anyio.run(check.findings, settings)
+    if as_json:
+        _print_json({"settings": [asdict(setting) for setting in shown], "findings": [asdict(f) for f in found]})
+    else:
+        _print_check(shown, found)
+    return Exit.BAD_INPUT if any(finding.level == "problem" for finding in found) else Exit.DONE
+
+
+def _print_check(shown: Sequence[check.SettingShown], found: Sequence[check.Finding]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("setting", "value", "from", box=None)
+    for setting in shown:
+        table.add_row(setting.variable, setting.value, setting.source)
+    console.print(table)
+    for finding in found:
+        console.print(f"{finding.level:8}{finding.text}", markup=False)
+        if finding.cure:
+            console.print(f"{'':8}→ {finding.cure}", markup=False)
+
+
+@_with_exit_code
+def run_sandbox(values: Mapping[str, Any], options: Sequence[str]) -> Exit:
+    """`asyncgen sandbox`."""
+    from asyncgen.sandbox import SandboxSettings, run_forever  # noqa: PLC0415 - as everywhere
+
+    further = dict(option.partition("=")[::2] for option in options)
+    try:
+        settings = SandboxSettings.model_validate({**values, **further})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InputError(first["msg"], field=str(first["loc"][0])) from None
+    try:
+        anyio.run(run_forever, settings, _announce)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror})", field="port"
+        ) from error
+    return Exit.DONE
+
+
+# -- common --------------------------------------------------------------------------------------------------------
+
+
+def _generator(setup: Setup, urls: Mapping[str, str]) -> ImageGenerator:
+    return ImageGenerator(load_settings(**setup.overrides), sandbox=setup.sandbox, model_urls=urls)
+
+
+@contextmanager
+def _shown(setup: Setup, settings: Settings) -> Iterator[Display]:
+    """The display of a run, and its log: below a live line, log lines must go through the display's console."""
+    shown = display.display_for(as_json=setup.as_json, quiet=setup.verbosity < 0)
+    secrets = () if settings.api_key is None else (settings.api_key.get_secret_value(),)
+    with shown.live():
+        level = _LEVELS.get(setup.verbosity, logging.DEBUG)
+        logs.configure(level, file=setup.log_file, as_json=setup.log_json, secrets=secrets)
+        yield shown
+
+
+def _ledger_path(settings: Settings, on_sandbox: bool) -> Path:
+    return settings.ledger or output_root(settings, SANDBOX if on_sandbox else PLATFORM) / LEDGER_NAME
+
+
+def _style_table(style: Style) -> Table:
+    table = Table("field", "value", title=f"style {style.id}: {style.title}")
+    for name, value in asdict(style).items():
+        table.add_row(name, _text(value))
+    return table
+
+
+def _text(value: object) -> str:
+    return "–" if value is None else str(value)
+
+
+def _moment_text(unix_seconds: float) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False))  # noqa: T201 - this is the output
+
+
+def _announce(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - this is the output
+
+
+def _complain(text: str) -> None:
+    print(f"asyncgen: {text}", file=sys.stderr)  # noqa: T201 - errors go to standard error

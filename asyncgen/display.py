@@ -1,0 +1,253 @@
+"""What a run shows: a live line on a terminal, plain lines otherwise, or one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from asyncgen.engine import Statistics
+from asyncgen.errors import AsyncgenError
+from asyncgen.records import SANDBOX, Batch
+from asyncgen.results import ImageResult
+
+REFRESH_SECONDS: Final = 0.25
+_PLAIN_EVERY_SECONDS: Final = 10.0
+_BAR_WIDTH: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A run at one moment. `total` is how many jobs the input wants, None while nobody knows."""
+
+    statistics: Statistics
+    total: int | None
+    elapsed_seconds: float
+
+    @property
+    def settled(self) -> int:
+        """Wanted jobs that need nothing more."""
+        return self.statistics.wanted - self.statistics.pending
+
+    @property
+    def images_per_second(self) -> float:
+        """Pictures stored by this run, over its whole length so far."""
+        return self.statistics.pictures / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace so far; None while there is none, or no total."""
+        worked = self.statistics.made + self.statistics.failed
+        if self.total is None or worked == 0:
+            return None
+        return (self.total - self.settled) * self.elapsed_seconds / worked
+
+    @property
+    def queued(self) -> int | None:
+        """Wanted jobs that nobody works on yet."""
+        return None if self.total is None else max(0, self.total - self.settled - self.statistics.out)
+
+
+class Display(Protocol):
+    """What the command line tells a run to show."""
+
+    def opened(self, batch: Batch, root: Path) -> None: ...
+    def landed(self, result: ImageResult) -> None: ...
+    def tick(self, moment: Moment) -> None: ...
+    def notice(self, text: str) -> None: ...
+    def ended(self, batch: Batch, root: Path, moment: Moment, error: AsyncgenError | None) -> None: ...
+    def live(self) -> AbstractContextManager[None]: ...
+
+
+class JsonDisplay:
+    """One JSON object a line on standard output, and nothing else there: results as they land, then a summary."""
+
+    def opened(self, batch: Batch, root: Path) -> None:
+        self._print({"event": "start", "batch": batch.name, "realm": batch.realm, "output_root": str(root)})
+
+    def landed(self, result: ImageResult) -> None:
+        self._print({"event": "result", **result_fields(result)})
+
+    def tick(self, moment: Moment) -> None:
+        """Results tell it all."""
+
+    def notice(self, text: str) -> None:
+        print(text, file=sys.stderr)  # noqa: T201 - for people; standard output is for programs
+
+    def ended(self, batch: Batch, root: Path, moment: Moment, error: AsyncgenError | None) -> None:
+        self._print({"event": "summary", "batch": batch.name, **summary_fields(moment), "error": _text_or_none(error)})
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        yield
+
+    def _print(self, entry: dict[str, object]) -> None:
+        print(json.dumps(entry, ensure_ascii=False), flush=True)  # noqa: T201 - this is the output
+
+
+class PlainDisplay:
+    """For logs and pipes: a line now and then, and a summary. `quiet` leaves only the summary of what went wrong."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
+        self._last_line_at = 0.0
+
+    def opened(self, batch: Batch, root: Path) -> None:
+        state = "a new batch" if batch.is_new else "continued"
+        where = " on the sandbox" if batch.realm == SANDBOX else ""
+        self.console.print(Text(f"{batch.name}: {state}{where}; images go to {root}/"))
+
+    def landed(self, result: ImageResult) -> None:
+        """A line for each image would drown the log; `-v` logs them."""
+
+    def tick(self, moment: Moment) -> None:
+        if moment.elapsed_seconds - self._last_line_at >= _PLAIN_EVERY_SECONDS:
+            self._last_line_at = moment.elapsed_seconds
+            self.console.print(Text(progress_line(moment)))
+
+    def notice(self, text: str) -> None:
+        self.console.print(Text(text))
+
+    def ended(self, batch: Batch, root: Path, moment: Moment, error: AsyncgenError | None) -> None:
+        for line in summary_lines(batch, root, moment):
+            self.console.print(Text(line))
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        yield
+
+
+class TerminalDisplay(PlainDisplay):
+    """A line that is redrawn four times a second, below whatever is printed meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def tick(self, moment: Moment) -> None:
+        self._live.update(
+            Text(f"{_bar(moment)} {progress_line(moment)}", no_wrap=True, overflow="ellipsis"), refresh=True
+        )
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        with self._live:
+            yield
+
+
+def display_for(*, as_json: bool, quiet: bool) -> Display:
+    """The display that suits standard output."""
+    if as_json:
+        return JsonDisplay()
+    return TerminalDisplay() if sys.stdout.isatty() and not quiet else PlainDisplay(quiet=quiet)
+
+
+def progress_line(moment: Moment) -> str:
+    """Done, failed, in flight, queued, pace, time left and GPU time, in one line."""
+    statistics = moment.statistics
+    total = "" if moment.total is None else f"/{moment.total}"
+    parts = [f"{statistics.made + statistics.kept + statistics.repeated}{total} done", f"{statistics.failed} failed"]
+    if statistics.held:
+        parts.append(f"{statistics.held} held")
+    parts.append(f"{statistics.out} in flight")
+    if moment.queued is not None:
+        parts.append(f"{moment.queued} queued")
+    parts.append(f"{moment.images_per_second:.1f} images/s")
+    if moment.seconds_left is not None:
+        parts.append(f"{duration(moment.seconds_left)} left")
+    parts.append(f"GPU {duration(statistics.gpu_ms / 1000)}")
+    return " · ".join(parts)
+
+
+def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
+    """What a run did, for people."""
+    s = moment.statistics
+    wanted = f"{batch.name}: {s.wanted} wanted: {s.new} new, {s.kept} kept, {s.changed} changed"
+    if s.repeated:
+        wanted += f", {s.repeated} repeated"
+    if s.reattached:
+        wanted += f", {s.reattached} re-attached"
+    pace = f"{s.pictures} images in {duration(moment.elapsed_seconds)} ({moment.images_per_second:.1f}/s)"
+    lines = [wanted, f"{pace}, {s.failed} failed, GPU time {duration(s.gpu_ms / 1000)}"]
+    if s.changed:
+        lines.append(
+            f"{s.changed} kept images were made with other values than today's; --rebuy-changed makes them again"
+        )
+    if s.failed:
+        lines.append(f"{s.failed} failed; --retry-failed tries them again")
+    if s.held:
+        lines.append(
+            f"{s.held} held: sent, but whether they were accepted was never learned; --unknown resubmit sends them "
+            "again and may pay twice"
+        )
+    if s.pending or s.cancelled:
+        lines.append(f"{s.pending + s.cancelled} still to do; the same command continues")
+    return [*lines, f"images and manifest.jsonl: {root}/"]
+
+
+def result_fields(result: ImageResult) -> dict[str, object]:
+    """A result as `--json` shows it."""
+    return {
+        "index": result.index,
+        "id": result.id,
+        **result.to_dict(),
+        "saved_paths": [str(path) for path in result.paths],
+        "state": str(result.state),
+        "kept": result.kept,
+        "changed": result.changed,
+        "failure": None
+        if result.failure is None
+        else {"class": result.failure.kind, "code": result.failure.code, "message": result.failure.message},
+        "delay_ms": result.delay_ms,
+        "execution_ms": result.execution_ms,
+    }
+
+
+def summary_fields(moment: Moment) -> dict[str, object]:
+    """The counts of a run as `--json` shows them."""
+    s = moment.statistics
+    return {
+        "wanted": s.wanted,
+        "new": s.new,
+        "kept": s.kept,
+        "changed": s.changed,
+        "repeated": s.repeated,
+        "reattached": s.reattached,
+        "made": s.made,
+        "failed": s.failed,
+        "held": s.held,
+        "cancelled": s.cancelled,
+        "pending": s.pending,
+        "pictures": s.pictures,
+        "elapsed_seconds": round(moment.elapsed_seconds, 3),
+        "gpu_seconds": s.gpu_ms / 1000,
+    }
+
+
+def duration(seconds: float) -> str:
+    """4.2 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _bar(moment: Moment) -> str:
+    if not moment.total:
+        return "…"
+    filled = round(_BAR_WIDTH * min(1.0, moment.settled / moment.total))
+    return "━" * filled + "╌" * (_BAR_WIDTH - filled)
+
+
+def _text_or_none(error: AsyncgenError | None) -> str | None:
+    return None if error is None else str(error)

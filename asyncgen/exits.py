@@ -1,0 +1,43 @@
+"""The exit codes of the command line, and which one an ending deserves."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from asyncgen.engine import Statistics
+from asyncgen.errors import AsyncgenError, FailureClass, InputError, RunPausedError
+
+
+class Exit(IntEnum):
+    """What `asyncgen` tells its caller."""
+
+    DONE = 0  # every wanted image is there
+    SOME_FAILED = 1  # the run went through, some images failed
+    BAD_INPUT = 2  # options, settings or prompts are wrong; nothing was sent
+    STOPPED = 3  # asked to stop; work is pending
+    ACCOUNT = 4  # the key, the credit or the endpoint refuses work; everything unfinished is pending
+    HELD = 5  # submissions are held whose outcome was never learned
+    UNUSABLE = 6  # the ledger, the output folder or the network cannot be used
+    BUG = 70  # EX_SOFTWARE: a bug of ours
+
+
+def of_error(error: AsyncgenError) -> Exit:
+    """The exit code of a run that an error ended."""
+    match error:
+        case RunPausedError() if error.failure.kind is FailureClass.ACCOUNT:
+            return Exit.ACCOUNT
+        case InputError():
+            return Exit.BAD_INPUT
+        case _:
+            return Exit.UNUSABLE
+
+
+def of_run(statistics: Statistics, *, stopped: bool) -> Exit:
+    """The exit code of a run that came to its end."""
+    if stopped and (statistics.pending or statistics.cancelled or not statistics.input_ended):
+        return Exit.STOPPED
+    if statistics.held:
+        return Exit.HELD
+    if statistics.failed:
+        return Exit.SOME_FAILED
+    return Exit.STOPPED if statistics.pending or statistics.cancelled else Exit.DONE
