@@ -82,9 +82,13 @@ def mount_type(path: Path, mounts: str) -> str | None:
 
 def is_on_network(path: Path) -> str | None:
     """The type of the network file system that holds a path, None where it is a local one or cannot be told."""
-    existing = next(parent for parent in (path.resolve(), *path.resolve().parents) if parent.exists())
-    found = mount_type(existing, _mounts())
+    found = mount_type(_nearest_existing(path), _mounts())
     return found if found in NETWORK_FILE_SYSTEMS else None
+
+
+def _nearest_existing(path: Path) -> Path:
+    whole = path.resolve()
+    return next(parent for parent in (whole, *whole.parents) if parent.exists())
 
 
 def _shown(value: Any) -> str:
@@ -116,8 +120,7 @@ def _of_disk(settings: Settings) -> Iterator[Finding]:
     root = output_root(settings, PLATFORM)
     ledger = settings.ledger or root / LEDGER_NAME
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=root):
+        with TemporaryFile(dir=_nearest_existing(root)):
             pass
         yield Finding("ok", f"output: {root.resolve()} is writable")
     except OSError as error:
@@ -139,7 +142,7 @@ def _of_account(settings: Settings) -> Iterator[Finding]:
         try:
             ask()
         except SettingsError as error:
-            yield Finding("problem", error.message, f"set {error.field}; or add --sandbox to any command")
+            yield Finding("problem", str(error))
 
 
 async def _of_endpoint(settings: Settings, endpoint_id: str, api_key: str) -> list[Finding]:

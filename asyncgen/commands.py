@@ -41,6 +41,7 @@ from asyncgen.styles import Style
 P = ParamSpec("P")
 _STDIN: Final = "-"
 _MOST_BAD_ROWS_SHOWN: Final = 20
+_PIPE_WIDTH: Final = 240
 _LEVELS: Final = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
 
@@ -334,7 +335,7 @@ def show_status(overrides: Mapping[str, Any], *, on_sandbox: bool, as_json: bool
         for status in statuses:
             _print_json({**asdict(status), "wanted": status.wanted})
         return Exit.DONE
-    table = Table("batch", "made by", "begun (UTC)", "wanted", "stored", "out", "failed", "held", "to do", "GPU time")
+    table = _table("batch", "made by", "begun (UTC)", "wanted", "stored", "out", "failed", "held", "to do", "GPU time")
     for status in statuses:
         counts = status.states
         table.add_row(
@@ -349,7 +350,7 @@ def show_status(overrides: Mapping[str, Any], *, on_sandbox: bool, as_json: bool
             str(sum(counts.get(state, 0) for state in (State.WANTED, State.CANCELLED))),
             display.duration(status.gpu_ms / 1000),
         )
-    Console().print(table)
+    _console().print(table)
     return Exit.DONE
 
 
@@ -361,7 +362,7 @@ def show_styles(overrides: Mapping[str, Any], *, as_json: bool) -> Exit:
         for style in registry.get_all_styles():
             _print_json(asdict(style))
         return Exit.DONE
-    table = Table("id", "title", "LoRA", "weight", "trigger words", "model", "steps", "guidance")
+    table = _table("id", "title", "LoRA", "weight", "trigger words", "model", "steps", "guidance")
     for style in registry.get_all_styles():
         table.add_row(
             style.id,
@@ -373,7 +374,7 @@ def show_styles(overrides: Mapping[str, Any], *, as_json: bool) -> Exit:
             _text(style.steps),
             _text(style.guidance),
         )
-    Console().print(table)
+    _console().print(table)
     return Exit.DONE
 
 
@@ -387,9 +388,10 @@ def show_style(overrides: Mapping[str, Any], style_id: str, *, on_sandbox: bool,
     if as_json:
         _print_json({"style": asdict(style), "history": [asdict(use) for use in uses]})
         return Exit.DONE
-    console = Console()
+    console = _console()
     console.print(_style_table(style))
-    history = Table("made (UTC)", "prompt", "seed", "GPU time", "file", title=f"history: {len(uses)} images")
+    console.print(f"\nhistory: {len(uses)} images")
+    history = _table("made (UTC)", "prompt", "seed", "GPU time", "file")
     for use in uses:
         gpu_time = "not said" if use.execution_ms is None else display.duration(use.execution_ms / 1000)
         history.add_row(_moment_text(use.stored_at), use.prompt, str(use.seed), gpu_time, use.path or "(in memory)")
@@ -411,8 +413,8 @@ def run_check(overrides: Mapping[str, Any], *, as_json: bool) -> Exit:
 
 
 def _print_check(shown: Sequence[check.SettingShown], found: Sequence[check.Finding]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table("setting", "value", "from", box=None)
+    console = _console()
+    table = _table("setting", "value", "from")
     for setting in shown:
         table.add_row(setting.variable, setting.value, setting.source)
     console.print(table)
@@ -465,9 +467,21 @@ def _ledger_path(settings: Settings, on_sandbox: bool) -> Path:
 
 
 def _style_table(style: Style) -> Table:
-    table = Table("field", "value", title=f"style {style.id}: {style.title}")
+    table = _table("field", "value")
     for name, value in asdict(style).items():
         table.add_row(name, _text(value))
+    return table
+
+
+def _console() -> Console:
+    """A console whose tables are not squeezed where nobody looks at them: in pipes and files."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
 
 

@@ -280,7 +280,7 @@ class Endpoint:
         return outcome
 
     async def retry(self, job_id: str) -> Submitted | Refused | Missing:
-        """Run a FAILED or TIMED_OUT job again under its id: it is paid for again. Sent once; outcomes as of `submit`."""
+        """Run a FAILED or TIMED_OUT job again, and pay again, under its id. Sent once; outcomes as of `submit`."""
         request = protocol.retry_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
         async with self._run_gate.admitted():
             try:

@@ -184,7 +184,7 @@ def _row(fields: Mapping[str, Any], name: str, number: int) -> Row | BadRow:
         return Row(number, parse_request(fields))
     except InputError as error:
         return _bad(error, name, number)
-    except RecursionError:
+    except (RecursionError, ValueError):  # pydantic's serializer calls its own depth limit a ValueError
         return _bad(InputError("is nested too deeply"), name, number)
 
 

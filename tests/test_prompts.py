@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -168,6 +169,13 @@ def test_a_bad_row_names_file_line_and_field(text: str, format: PromptFormat, li
         field,
         False,
     )
+
+
+def test_no_depth_of_nesting_makes_the_reader_raise() -> None:
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit(), 1):
+        line = '{"prompt": "a", "parameters": {"b": ' + "[" * depth + "]" * depth + "}}"
+        (row,) = read(line, "jsonl")
+        assert row.line == 1
 
 
 def test_good_rows_around_a_bad_one_are_read() -> None:
