@@ -2,7 +2,8 @@
 
 The story is in `asyncgen.job`; from there the map, upper files using lower ones only (`.importlinter`)::
 
-    cli, progress, check      the command line
+    cli, commands             the command line: arguments, and what they do
+    display, check, exits     what is shown; what is looked at before; exit codes
     api                       generate_many, stream_many, ImageGenerator
     run                       the composition root: wires everything below together
     engine                    bounded fan-out: claims, starts, hands on, stops
@@ -11,7 +12,9 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     endpoint                  submit, wait, cancel, health; gates and backoff
     ledger, store, intake     durable state, files, prompts in
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
-    plan, workflow, styles, loras, prompts, naming, pacing, protocol, replies, images, request, lifecycle, errors: pure
+    plan, workflow, template  from a request to a graph
+    styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, diagnosis, request, records, lifecycle,
+    errors                    pure: values in, values out
     sandbox                   the RunPod API on localhost
 """
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import sqlite3
 import sys
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import wraps
@@ -135,19 +136,14 @@ def run_generate(
 def run_retry(setup: Setup, name: str, *, rebuy_changed: bool) -> Exit:
     """`asyncgen retry`: the whole batch once more from the ledger, where what is there is kept."""
     generator = _generator(setup, {})
-    realm = SANDBOX if setup.sandbox else None
-    path = _ledger_path(generator.settings, setup.sandbox)
-    statuses = [s for s in batch_statuses(path) if s.name == name and realm in (None, s.realm)]
-    if not statuses:
-        known = ", ".join(s.name for s in batch_statuses(path)) or "none"
-        raise InputError(f"the ledger {path} has no batch {name!r}; it has: {known}", field="name")
     with _shown(setup, generator.settings) as shown:
         job = _RunJob(
             name=name,
             retry_failed=True,
             rebuy_changed=rebuy_changed,
-            total=statuses[0].wanted,
+            total=None,
             chunks=lambda: generator.recorded_wants(name),
+            must_exist=True,
         )
         return anyio.run(_execute, generator, job, shown)
 
@@ -162,10 +158,12 @@ class _RunJob:
     new_set: bool = False
     retry_failed: bool = False
     rebuy_changed: bool = False
+    must_exist: bool = False
 
 
 async def _execute(generator: ImageGenerator, job: _RunJob, shown: Display) -> Exit:
     async with generator:
+        total = _recorded_total(generator, job) if job.must_exist else job.total
         run = await generator.open_run(
             job.name, new_set=job.new_set, retry_failed=job.retry_failed, rebuy_changed=job.rebuy_changed
         )
@@ -174,7 +172,7 @@ async def _execute(generator: ImageGenerator, job: _RunJob, shown: Display) -> E
         shown.opened(run.batch, root)
 
         def moment() -> Moment:
-            return Moment(run.statistics, job.total, clock.now() - began)
+            return Moment(run.statistics, total, clock.now() - began)
 
         watch = _Watch(run, shown)
         error: AsyncgenError | None = None
@@ -194,6 +192,16 @@ async def _execute(generator: ImageGenerator, job: _RunJob, shown: Display) -> E
         if error is not None:
             raise error
         return of_run(run.statistics, stopped=watch.stopping)
+
+
+def _recorded_total(generator: ImageGenerator, job: _RunJob) -> int:
+    """How many jobs the ledger has of a batch. Raises `InputError` naming those that exist."""
+    path, realm = generator.workspace.ledger_path, generator.target.realm
+    totals = {status.name: status.wanted for status in batch_statuses(path) if status.realm == realm}
+    if job.name not in totals:
+        known = ", ".join(totals) or "none"
+        raise InputError(f"{path} has no batch {job.name!r} made by {realm}; it has: {known}", field="name")
+    return totals[job.name]
 
 
 class _Watch:
@@ -242,16 +250,13 @@ class _Source:
     def validate(self, generator: ImageGenerator, shown: Display) -> int | None:
         """Count the wanted jobs, planning every row. None, with each bad row told, if any is bad and none may be."""
         bad: list[InputError] = []
-        ids: set[str] = set()
         intake = Intake(generator.planner, self._options.fields, name=self._name, skip_bad=True, on_bad=bad.append)
         total = 0
-        with self._open() as rows:
+        with self._open() as rows, _seen_ids() as is_new:
             for row in rows:
                 total += len(intake.plan(row))
-                if isinstance(row, Row) and row.request.id is not None:
-                    if row.request.id in ids:
-                        bad.append(InputError("this id is used twice", field="id", where=f"{self._name}:{row.line}"))
-                    ids.add(row.request.id)
+                if isinstance(row, Row) and row.request.id is not None and not is_new(row.request.id):
+                    bad.append(InputError("this id is used twice", field="id", where=f"{self._name}:{row.line}"))
         for error in bad[:_MOST_BAD_ROWS_SHOWN]:
             _complain(str(error))
         if len(bad) > _MOST_BAD_ROWS_SHOWN:
@@ -290,6 +295,14 @@ class _Source:
         with _opened(self._options.file) as lines:
             rows = read_rows(lines, self._format, self._name)
             yield rows if self._options.limit is None else islice(rows, self._options.limit)
+
+
+@contextmanager
+def _seen_ids() -> Iterator[Callable[[str], bool]]:
+    """Tells whether an id is met for the first time, in a temporary table that spills to disk: files may be large."""
+    with closing(sqlite3.connect("")) as connection:
+        connection.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        yield lambda text: connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (text,)).rowcount == 1
 
 
 @contextmanager

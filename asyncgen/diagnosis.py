@@ -18,6 +18,8 @@ from pydantic_core import from_json
 from asyncgen.errors import Failure, FailureClass, FailureCode
 
 MAX_MESSAGE_CHARACTERS: Final = 600
+#: What base64 of PNG, JPEG and RIFF (WebP) begins with: tells a picture from words where either may stand.
+BASE64_IMAGE_STARTS: Final = ("iVBORw0KGgo", "/9j/", "UklGR")
 _MAX_READ_CHARACTERS: Final = 16 * 1024
 _MAX_NAMES_READ: Final = 64
 _MAX_NAMES_SHOWN: Final = 8
@@ -63,7 +65,6 @@ _WORD_KEYS: Final = (
 )
 _MAX_WORDS_DEPTH: Final = 6
 _MAX_WORDS_PARTS: Final = 16
-_NOT_WORDS: Final = ("iVBORw0KGgo", "/9j/", "UklGR", "data:")  # pictures, in base64
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def words_of(value: object, depth: int = _MAX_WORDS_DEPTH) -> str:
 
 def _words_of_text(text: str, depth: int) -> str:
     text = text.strip()
-    if text.startswith(_NOT_WORDS):
+    if text.startswith((*BASE64_IMAGE_STARTS, "data:")):
         return ""
     if depth and text.startswith("{") and (words := words_of(json_object(text), depth - 1)):
         return words

@@ -63,7 +63,7 @@ class Intake:
             wants = list(self._planner.wants(self._request(prompt)))
         except InputError as error:
             located = error if error.where else error.at(self._place(prompt))
-            if not self._skip_bad:
+            if not self._skip_bad or (isinstance(prompt, BadRow) and prompt.is_header):
                 raise located from None
             self.skipped += 1
             if self._on_bad is not None:

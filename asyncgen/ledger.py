@@ -192,6 +192,7 @@ class Ledger:
             reason,
             attempts=0,
             seed=str(seed),
+            said=want.request.said_json(),
             spec=want.spec.to_json(),
             fingerprint=want.fingerprint,
             also=lambda connection: connection.execute(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from asyncgen.diagnosis import cleaned, diagnose, words_of
+from asyncgen.diagnosis import BASE64_IMAGE_STARTS, cleaned, diagnose, words_of
 from asyncgen.errors import Failure, FailureClass, FailureCode
 from asyncgen.protocol import InlineImage, LinkedImage
 
@@ -32,8 +32,6 @@ _OTHER_KEYS: Final = ("image_url", "image_urls", "data_url", "links", "output", 
 _LAST_RESORT: Final = "message"
 _FOLLOWED: Final = (*_IMAGE_KEYS, *_IMAGE_DATA_KEYS, *_OTHER_KEYS, _LAST_RESORT)
 
-# What base64 of PNG, JPEG and RIFF (WebP) begins with: tells a picture from a text where either may stand.
-_BASE64_STARTS: Final = ("iVBORw0KGgo", "/9j/", "UklGR")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}://[^\s\x00-\x1f\x7f]+")
 _ERROR_WORDS: Final = frozenset({"error", "failed", "failure"})
 _NOTHING_SAVED: Final = "success_no_images"
@@ -105,7 +103,7 @@ def _image(node: _Node) -> Image | None:
         return InlineImage(text.partition(",")[2])
     if len(text) <= MAX_URL_CHARACTERS and _URL.fullmatch(text):
         return LinkedImage(text)
-    return InlineImage(text) if node.must_be_image or text.startswith(_BASE64_STARTS) else None
+    return InlineImage(text) if node.must_be_image or text.startswith(BASE64_IMAGE_STARTS) else None
 
 
 def _without_repeats(found: list[tuple[Image, tuple[int, int] | None]]) -> Iterator[Image]:

@@ -6,6 +6,7 @@ found here, before anything is recorded or sent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,7 +16,10 @@ from asyncgen.loras import Lora, stack_loras, with_suffix
 from asyncgen.records import Spec, Want
 from asyncgen.request import MAX_SEED, ImageRequest, content_key
 from asyncgen.styles import LoraFile, Style, compose_prompt
-from asyncgen.workflow import DEFAULTS, Graph, Template, fill
+from asyncgen.template import Graph, Template
+from asyncgen.workflow import DEFAULTS, fill, warnings
+
+log = logging.getLogger(__name__)
 
 #: The platform drops results over this size; base64 included. Source: runpod-api.md, measured by others.
 MAX_RESULT_BYTES: Final = 10 * 1024 * 1024
@@ -58,6 +62,7 @@ class Planner:
         self._styles, self._workflow, self._user_folder = styles, workflow, user_folder
         self._model_urls = {with_suffix(name): url for name, url in (model_urls or {}).items()}
         self._templates: dict[str, Template] = {}
+        self._warned: set[str] = set()
 
     def template(self, name: str | None = None) -> Template:
         """A workflow by name or file, None for the run's own; each is read once. Raises `WorkflowError`."""
@@ -71,9 +76,17 @@ class Planner:
         template = self.template(request.workflow)
         spec = self.spec(request)
         self.graph(request, spec, request.seed or 0, request.input_pictures)  # refuses what the workflow cannot take
+        if spec.loras:
+            self._warn_once(template)
         for replica in range(request.images):
             seed = None if request.seed is None else (request.seed + replica) & MAX_SEED
             yield Want(request, replica, spec, content_key(request, replica, template.name), seed)
+
+    def _warn_once(self, template: Template) -> None:
+        if template.name not in self._warned:
+            self._warned.add(template.name)
+            for text in warnings(template):
+                log.warning("workflow %s: %s", template.name, text)
 
     def spec(self, request: ImageRequest) -> Spec:
         """The request with style and defaults filled in. Raises `InputError` naming field and value."""

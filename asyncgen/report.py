@@ -81,7 +81,9 @@ def _batch_status(
 @contextmanager
 def _reading(ledger_path: Path) -> Iterator[sqlite3.Connection]:
     if not ledger_path.exists():
-        raise LedgerError(f"there is no ledger at {ledger_path}: name the output root with --out, or run a batch first")
+        raise LedgerError(
+            f"there is no ledger at {ledger_path}: name the output root with --out (or --sandbox), or run a batch first"
+        )
     try:
         with closing(sqlite3.connect(f"{ledger_path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield connection

@@ -12,7 +12,18 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+)
 
 from asyncgen.errors import InputError
 
@@ -32,7 +43,7 @@ class ImageRequest(BaseModel):
     Raises nothing by itself: use `parse_request`, which turns what is wrong into an `InputError` naming the field.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, str_strip_whitespace=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     prompt: str = Field(description="What to paint; composed with the style's texts unless `raw_prompt`.")
     id: str | None = Field(None, description="Your own id, unique in its batch: the item's identity.")
@@ -70,8 +81,8 @@ class ImageRequest(BaseModel):
         description="-10 to 10; above 0 adds the FILM-V3-FLUX LoRA. Default: the style's, then 0.",
     )
     workflow: str | None = Field(None, description="A workflow by name or file. Default: the run's.")
-    parameters: Mapping[str, Any] = Field(
-        default_factory=dict, description="Further parameters that the workflow's bindings name."
+    parameters: Mapping[str, StrictBool | StrictInt | StrictFloat | StrictStr] = Field(
+        default_factory=dict, description="Further parameters that the workflow's bindings name: texts and numbers."
     )
     init_image: str | None = Field(None, description="Path of the picture to start from, where the workflow takes one.")
     mask_image: str | None = Field(None, description="Path of the mask picture, where the workflow takes one.")

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from asyncgen import naming, protocol
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Choices, Deliver, Engine
-from asyncgen.errors import LedgerLockedError, StoreError
+from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerLockedError, RunPausedError, StoreError
 from asyncgen.intake import Wanted
 from asyncgen.job import Policy, Workbench
 from asyncgen.ledger import Ledger
@@ -220,7 +220,10 @@ async def open_target(
 
 
 async def find_target(settings: Settings) -> Target:
-    """The endpoint that the settings name, and whether our sandbox stands behind it. Raises `SettingsError`."""
+    """The endpoint that the settings name, and whether our sandbox stands behind it.
+
+    Raises `SettingsError` for what is missing, and `RunPausedError` where nothing answers.
+    """
     endpoint_id, api_key = settings.endpoint_id(), settings.require_api_key()
     address = EndpointAddress(settings.endpoint_base_url, endpoint_id)
     async with aiohttp_transport() as transport:
@@ -232,8 +235,14 @@ async def _realm_of(transport: AiohttpTransport, address: EndpointAddress, api_k
     """What the sandbox makes must never pass for what a real endpoint made, so the sandbox says who it is."""
     try:
         reply = await transport.send(protocol.health_request(address, api_key, min(timeout_seconds, 15.0)))
-    except TransportError:
-        return PLATFORM  # silent: whatever it is, nothing will be made until it answers
+    except TransportError as error:
+        raise RunPausedError(
+            Failure(
+                FailureClass.TRANSPORT,
+                FailureCode.UNREACHABLE,
+                f"{address.base_url} cannot be reached ({error}): check the network and RUNPOD_ENDPOINT_BASE_URL",
+            )
+        ) from error
     return SANDBOX if _SANDBOX_HEADER in reply.headers else PLATFORM
 
 

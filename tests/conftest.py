@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every machine and every run, and no deadline on machines that are shared.
+settings.register_profile("asyncgen", derandomize=True, deadline=None)
+settings.load_profile("asyncgen")
 
 
 @pytest.fixture

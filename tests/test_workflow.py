@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from asyncgen.assets import data_path
 from asyncgen.errors import InputError, WorkflowError
 from asyncgen.loras import Lora
-from asyncgen.workflow import DEFAULTS, Graph, Template, WorkflowBuilder, fill, warnings
+from asyncgen.template import Graph, Template
+from asyncgen.workflow import DEFAULTS, WorkflowBuilder, fill, warnings
 
 V4 = Template.load()
 GRAPHS = Path(__file__).parent / "graphs"
