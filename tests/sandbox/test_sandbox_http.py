@@ -267,6 +267,30 @@ async def test_memory_of_results_is_let_go_after_a_while(open_client: OpenClient
         assert client.sandbox.exchange.results.size_bytes == 0
 
 
+async def test_nothing_of_a_result_is_left_when_retention_ends(open_client: OpenClient, clock: Clock) -> None:
+    async with open_client(clock, **QUICK, result_keep_seconds=10_000) as client:
+        job_id = await client.run()
+        clock.advance(1)
+        await client.get(f"status/{job_id}")
+        clock.advance(1800)
+        await client.get("health")
+        assert (client.sandbox.exchange.results.size_bytes, client.sandbox.exchange.matters) == (0, {})
+
+
+async def test_a_real_result_is_kept_on_disk_until_retention_ends(open_client: OpenClient, clock: Clock) -> None:
+    async with open_client(clock, real_workers=True) as client:
+        _, queued = await client.post("run", {"input": {"a": 1}})
+        await client.get("job-take/w1")
+        assert await client.post(f"job-done/w1/{queued['id']}&isStream=false", {"output": [1, "zwei"]}) == (200, {})
+        assert (await client.get(f"status/{queued['id']}"))[1]["output"] == [1, "zwei"]
+        spool = client.sandbox.exchange.spool
+        assert [file.name for file in spool.iterdir()] == [queued["id"]]
+        clock.advance(1800)
+        assert (await client.get(f"status/{queued['id']}"))[0] == 404
+        assert list(spool.iterdir()) == []
+    assert not spool.exists()
+
+
 async def test_stamped_pictures_are_distinct_valid_and_as_heavy_as_asked(open_client: OpenClient) -> None:
     async with open_client(**QUICK, pictures="stamped", picture_bytes=200_000) as client:
         replies = [await finished(client, await client.run(prompt)) for prompt in ("a fox", "a boat")]

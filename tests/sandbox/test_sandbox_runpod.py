@@ -112,7 +112,11 @@ async def test_a_real_worker_streams_reports_progress_and_is_told_to_stop(open_c
 
 
 async def test_a_real_worker_takes_batches_and_stops_what_is_cancelled(open_client: OpenClient) -> None:
-    async with open_client(real_workers=True) as client, worker(client, "plain concurrency", tail="?gpu=none"):
+    # Polls are held for longer than the test has patience: only a signal that comes at once can free the worker.
+    async with (
+        open_client(real_workers=True, take_wait_seconds=80) as client,
+        worker(client, "plain concurrency", tail="?gpu=none"),
+    ):
         ids = [(await client.post("run", {"input": {"sleep_seconds": 60, "progress": 5}}))[1]["id"] for _ in range(4)]
         jobs = client.sandbox.books.jobs
         with anyio.fail_after(20):

@@ -1,0 +1,45 @@
+"""`python -m benchmarks [NAME] [--quick]`: run one benchmark, or all, and print what they found."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from benchmarks import throughput
+
+BENCHMARKS: Final = {"throughput": throughput}
+_SETTINGS: Final = ("RUNPOD_", "ASYNCGEN_", "POLLING_", "MAX_POLLING_", "SYNC_TIMEOUT")
+_WIDTH: Final = 140  # a table that is cut to a pipe's 80 columns could not be read
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    name: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(BENCHMARKS)}. Default: all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A minute at most: shows that it works, no figures.")] = False,
+) -> None:
+    """Measure asyncgen side by side with what users would otherwise run; exit code 1 where files were wrong."""
+    if name is not None and name not in BENCHMARKS:
+        raise typer.BadParameter(f"there is no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
+    _forget_settings()
+    console, verified = Console(width=_WIDTH), True
+    for chosen in [name] if name else BENCHMARKS:
+        console.print(f"{chosen}: {BENCHMARKS[chosen].QUESTION}", highlight=False)
+        report = BENCHMARKS[chosen].run(quick)
+        report.show(console)
+        verified = verified and not report.faults
+    raise typer.Exit(0 if verified else 1)
+
+
+def _forget_settings() -> None:
+    """What is measured must not depend on the keys and settings of whoever measures."""
+    for variable in [name for name in os.environ if name.startswith(_SETTINGS)]:
+        del os.environ[variable]
+
+
+if __name__ == "__main__":
+    app()

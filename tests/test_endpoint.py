@@ -1,0 +1,461 @@
+"""The verbs of one endpoint, over real HTTP: what is sent, how often, and what is made of the replies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+from support import ENDPOINT, KEY, JumpClock, bought, fault, open_sandbox, request, wired
+
+from asyncgen.endpoint import MISSING_GRACE_SECONDS, Endpoint, Pace
+from asyncgen.errors import FailureCode, JobStillRunningError, RunPausedError
+from asyncgen.protocol import (
+    Accepted,
+    Cancelled,
+    Completed,
+    EndpointAddress,
+    Failed,
+    Health,
+    Missing,
+    Pending,
+    Refused,
+    Rejected,
+    Unknown,
+    job_body,
+)
+from asyncgen.sandbox import Sandbox
+from asyncgen.stopping import Stop, StoppedError
+from asyncgen.transport import AiohttpTransport
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Diary:
+    """A journal that remembers what it was told, in order."""
+
+    entries: list[Any] = field(default_factory=list)
+
+    async def intend(self) -> None:
+        self.entries.append("intend")
+
+    async def learn(self, outcome: Any) -> None:
+        self.entries.append(type(outcome).__name__)
+
+
+@dataclass
+class Opened:
+    """One endpoint with the clock it lives by."""
+
+    endpoint: Endpoint
+    clock: JumpClock
+    body: bytes
+    diary: Diary = field(default_factory=Diary)
+
+    async def submit(self) -> Any:
+        return await self.endpoint.submit(self.body, self.diary, Stop())
+
+    async def job_id(self) -> str:
+        outcome = await self.submit()
+        assert isinstance(outcome, Accepted)
+        return outcome.job_id
+
+
+@asynccontextmanager
+async def opened(sandbox: Sandbox | str, root: Path, pace: Pace | None = None) -> AsyncIterator[Opened]:
+    async with wired(sandbox, root, pace=pace) as parts:
+        asked = request("a lighthouse in the fog")
+        job_input = parts.bench.planner.job_input(asked, parts.bench.planner.spec(asked), 7, {})
+        body = job_body(job_input, ttl_ms=None, execution_timeout_ms=None)
+        yield Opened(parts.endpoint, parts.clock, body)
+
+
+@asynccontextmanager
+async def site(routes: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]) -> AsyncIterator[str]:
+    """A small web site on loopback, for replies that no endpoint would give; its URL."""
+    application = web.Application()
+    application.add_routes([web.route("*", path, handler) for path, handler in routes.items()])
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.05)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+# -- submit ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_journal_is_told_before_and_after_the_one_run_that_is_sent(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.submit(), Accepted)
+        assert it.diary.entries == ["intend", "Accepted"]
+        assert sandbox.books.counts["requests.run"] == 1
+
+
+@pytest.mark.parametrize("name", ["429", "503"])
+async def test_what_was_certainly_not_accepted_is_sent_again(tmp_path: Path, name: str) -> None:
+    async with open_sandbox(fault(name, count=3)) as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.submit(), Accepted)
+        assert it.diary.entries == ["intend", "Refused"] * 3 + ["intend", "Accepted"]
+        assert len(bought(sandbox)) == 1
+
+
+async def test_a_connection_that_is_refused_is_tried_again_and_each_pause_grows(tmp_path: Path) -> None:
+    async with opened("http://127.0.0.1:9/v2", tmp_path, Pace(unreachable_seconds=60)) as it:
+        with pytest.raises(RunPausedError) as caught:
+            await it.submit()
+        assert caught.value.failure.code is FailureCode.UNREACHABLE
+        assert it.diary.entries[:4] == ["intend", "Refused"] * 2
+        assert it.clock.pauses[:4] == sorted(it.clock.pauses[:4])
+        assert max(it.clock.pauses) <= 30
+
+
+@pytest.mark.parametrize("name", ["500", "502", "504", "520", "524", "reset_after_accept", "reset_before_accept"])
+async def test_a_run_whose_outcome_is_unknown_is_sent_once_and_never_again(tmp_path: Path, name: str) -> None:
+    async with open_sandbox(fault(name, nth=[1])) as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.submit(), Unknown)
+        assert it.diary.entries == ["intend", "Unknown"]
+        assert sandbox.books.counts["requests.run"] == 1
+
+
+async def test_a_run_that_times_out_is_unknown(tmp_path: Path) -> None:
+    async with open_sandbox(fault("slow_body", operation="run", seconds=30)) as sandbox:
+        async with opened(sandbox, tmp_path, Pace(request_timeout_seconds=0.2)) as it:
+            assert isinstance(await it.submit(), Unknown)
+            assert len(bought(sandbox)) == 1
+
+
+async def test_retry_after_is_obeyed(tmp_path: Path) -> None:
+    async with open_sandbox(fault("429", nth=[1], retry_after_seconds=77)) as sandbox, opened(sandbox, tmp_path) as it:
+        await it.submit()
+        assert any(77 <= pause <= 77 * 1.1 for pause in it.clock.pauses)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("unauthorized", FailureCode.KEY_REFUSED), ("no_credit", FailureCode.NO_CREDIT)],
+)
+async def test_a_fault_of_the_account_is_not_sent_again(tmp_path: Path, name: str, code: FailureCode) -> None:
+    async with open_sandbox(fault(name)) as sandbox, opened(sandbox, tmp_path) as it:
+        outcome = await it.submit()
+        assert isinstance(outcome, Rejected)
+        assert outcome.failure.code is code
+        assert sandbox.books.counts["requests.run"] == 1
+
+
+async def test_a_stop_ends_the_wait_for_another_try(tmp_path: Path) -> None:
+    stop = Stop()
+
+    class StopsAtFirstPause(JumpClock):
+        async def sleep(self, seconds: float) -> None:
+            stop.request()
+            await super().sleep(seconds)
+
+    async with open_sandbox(fault("503")) as sandbox, opened(sandbox, tmp_path) as it:
+        it.clock.__class__ = StopsAtFirstPause
+        with pytest.raises(StoppedError):
+            await it.endpoint.submit(it.body, it.diary, stop)
+        assert it.diary.entries == ["intend", "Refused"]
+
+
+async def test_cancelling_the_task_does_not_tear_a_submission_in_two(tmp_path: Path) -> None:
+    async with open_sandbox(fault("slow_body", operation="run", seconds=0.2)) as sandbox:
+        async with opened(sandbox, tmp_path) as it, anyio.create_task_group() as tasks:
+            tasks.start_soon(it.submit)
+            while not bought(sandbox):
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        assert it.diary.entries == ["intend", "Accepted"]
+
+
+# -- wait_output ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_reply_that_says_completed_is_the_download(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, opened(sandbox, tmp_path) as it:
+        ending = await it.endpoint.wait_output(await it.job_id())
+        assert isinstance(ending, Completed)
+        assert len(ending.images) == 1
+        assert ending.timing.execution_ms == pytest.approx(50, abs=1)
+        assert bought(sandbox)[0]["fetches"] == 1
+
+
+async def test_a_poll_that_fails_is_polled_again_and_nothing_is_bought(tmp_path: Path) -> None:
+    bad = [fault(name, operation="status", count=1) for name in ("503", "502", "500_html", "429", "reset_after_accept")]
+    async with open_sandbox(*bad, fault("cut_body", count=1)) as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.endpoint.wait_output(await it.job_id()), Completed)
+        assert sandbox.books.counts["requests.run"] == 1
+        assert sandbox.books.counts["requests.status"] >= 7
+
+
+async def test_a_404_soon_after_run_is_propagation(tmp_path: Path) -> None:
+    async with open_sandbox(fault("not_found_at_first", times=3)) as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.endpoint.wait_output(await it.job_id(), just_submitted=True), Completed)
+
+
+async def test_a_job_is_lost_only_when_status_has_not_known_it_for_the_grace_time(tmp_path: Path) -> None:
+    async with open_sandbox(fault("lost_job")) as sandbox, opened(sandbox, tmp_path) as it:
+        job_id, began = await it.job_id(), it.clock.now()
+        assert isinstance(await it.endpoint.wait_output(job_id), Missing)
+        assert it.clock.now() - began >= MISSING_GRACE_SECONDS
+
+
+async def test_polls_come_less_often_the_longer_a_job_takes_and_it_is_never_abandoned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pace = Pace(polling_interval_seconds=1, polling_interval_max_seconds=5, slow_after_seconds=100)
+    async with open_sandbox(speed=1, execution="fixed:0.4") as sandbox, opened(sandbox, tmp_path, pace) as it:
+        assert isinstance(await it.endpoint.wait_output(await it.job_id(), just_submitted=True), Completed)
+    waits = it.clock.pauses
+    assert waits[0] == 1
+    assert sum(waits) > 180
+    assert max(waits[:10]) <= 5 * 1.1
+    assert 5 * 1.1 < max(waits) <= 15 * 1.1
+    assert [record.message for record in caplog.records if "waited for" in record.message]
+
+
+async def test_a_key_refused_while_polling_is_told_and_not_polled_again(tmp_path: Path) -> None:
+    async with open_sandbox(fault("unauthorized", operation="status")) as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.endpoint.wait_output(await it.job_id()), Rejected)
+        assert sandbox.books.counts["requests.status"] == 1
+
+
+# -- cancel, retry, health ------------------------------------------------------------------------------------------
+
+
+async def test_a_queued_job_is_taken_back(tmp_path: Path) -> None:
+    async with open_sandbox(zero_workers=[ENDPOINT]) as sandbox, opened(sandbox, tmp_path) as it:
+        job_id = await it.job_id()
+        assert isinstance(await it.endpoint.cancel(job_id), Cancelled)
+        assert isinstance(await it.endpoint.wait_output(job_id), Cancelled)
+
+
+async def test_a_cancel_that_fails_is_sent_again(tmp_path: Path) -> None:
+    faults = fault("503", operation="cancel", count=2)
+    async with open_sandbox(faults, zero_workers=[ENDPOINT]) as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.endpoint.cancel(await it.job_id()), Cancelled)
+
+
+async def test_a_job_that_has_ended_cannot_be_taken_back_and_keeps_its_result(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, opened(sandbox, tmp_path) as it:
+        job_id = await it.job_id()
+        assert isinstance(await it.endpoint.wait_output(job_id), Completed)
+        assert isinstance(await it.endpoint.cancel(job_id), Pending)
+        assert isinstance(await it.endpoint.wait_output(job_id), Completed)
+
+
+async def test_a_failed_job_runs_again_under_its_own_id(tmp_path: Path) -> None:
+    async with open_sandbox(fault("failed:platform", count=1)) as sandbox, opened(sandbox, tmp_path) as it:
+        job_id = await it.job_id()
+        assert isinstance(await it.endpoint.wait_output(job_id), Failed)
+        assert await it.endpoint.retry(job_id) == Accepted(job_id)
+        assert isinstance(await it.endpoint.wait_output(job_id), Completed)
+        assert [job["retries"] for job in bought(sandbox)] == [1]
+
+
+async def test_a_retry_whose_outcome_is_unknown_is_not_repeated(tmp_path: Path) -> None:
+    faults = fault("failed:platform", count=1), fault("reset_after_accept", operation="retry")
+    async with open_sandbox(*faults) as sandbox, opened(sandbox, tmp_path) as it:
+        job_id = await it.job_id()
+        await it.endpoint.wait_output(job_id)
+        assert isinstance(await it.endpoint.retry(job_id), Unknown)
+        assert sandbox.books.counts["requests.retry"] == 1
+
+
+async def test_a_job_that_has_not_failed_cannot_be_retried(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, opened(sandbox, tmp_path) as it:
+        job_id = await it.job_id()
+        await it.endpoint.wait_output(job_id)
+        assert isinstance(await it.endpoint.retry(job_id), Missing)
+
+
+async def test_health_counts_jobs_and_workers(tmp_path: Path) -> None:
+    async with open_sandbox(workers=3) as sandbox, opened(sandbox, tmp_path) as it:
+        await it.endpoint.wait_output(await it.job_id())
+        health = await it.endpoint.health()
+        assert isinstance(health, Health)
+        assert (health.jobs.completed, health.workers.idle) == (1, 3)
+
+
+# -- runsync --------------------------------------------------------------------------------------------------------
+
+
+async def test_runsync_brings_the_picture_in_its_reply(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.endpoint.runsync(it.body), Completed)
+        assert sandbox.books.counts["requests.status"] == sandbox.books.counts["requests.status-sync"] == 0
+
+
+async def test_runsync_that_comes_back_unfinished_waits_on(tmp_path: Path) -> None:
+    """The server holds a request for a second at least; the job takes longer than that."""
+    pace = Pace(sync_timeout_seconds=1.01)
+    async with open_sandbox(speed=1, execution="fixed:1.2") as sandbox, opened(sandbox, tmp_path, pace) as it:
+        it.clock.seconds = 0
+        it.endpoint._pace = Pace(sync_timeout_seconds=700)
+        sandbox.exchange.settings  # noqa: B018 - reads nothing away: the sandbox itself holds for 1 s only
+        assert isinstance(await it.endpoint.runsync(it.body), Completed)
+
+
+async def test_runsync_gives_up_at_its_timeout_and_names_the_job(tmp_path: Path) -> None:
+    pace = Pace(sync_timeout_seconds=0.5)
+    async with open_sandbox(zero_workers=[ENDPOINT]) as sandbox, opened(sandbox, tmp_path, pace) as it:
+        with pytest.raises(JobStillRunningError) as caught:
+            await it.endpoint.runsync(it.body)
+        assert caught.value.job_id == bought(sandbox)[0]["id"]
+
+
+async def test_runsync_that_is_cut_is_unknown_and_one_that_is_busy_is_refused(tmp_path: Path) -> None:
+    faults = fault("reset_after_accept", operation="runsync", nth=[1]), fault("429", operation="runsync", nth=[2])
+    async with open_sandbox(*faults) as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.endpoint.runsync(it.body), Unknown)
+        assert isinstance(await it.endpoint.runsync(it.body), Refused)
+        assert sandbox.books.counts["requests.runsync"] == 2
+
+
+# -- downloads ------------------------------------------------------------------------------------------------------
+
+
+async def _picture(_: web.Request) -> web.Response:
+    return web.Response(body=b"a picture")
+
+
+async def test_a_result_url_must_be_https_and_public(tmp_path: Path) -> None:
+    async with site({"/x.png": _picture}) as url, opened(url, tmp_path) as it:
+        for refused in (f"{url}/x.png", "https://127.0.0.1/x.png", "https://localhost/x.png", "file:///etc/passwd"):
+            outcome = await it.endpoint.download(refused)
+            assert isinstance(outcome, Rejected), refused
+            assert outcome.failure.code is FailureCode.RESULT_URL_REFUSED
+
+
+async def test_private_addresses_are_opened_where_that_is_allowed(tmp_path: Path) -> None:
+    pace = Pace(allow_private_urls=True)
+    async with site({"/x.png": _picture}) as url, opened(url, tmp_path, pace) as it:
+        assert await it.endpoint.download(f"{url}/x.png") == b"a picture"
+
+
+async def test_the_key_does_not_go_to_where_a_result_is(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def remember(asked: web.Request) -> web.Response:
+        seen.append(str(asked.headers))
+        return web.Response(body=b"x")
+
+    pace = Pace(allow_private_urls=True)
+    async with site({"/x.png": remember}) as url, opened(url, tmp_path, pace) as it:
+        await it.endpoint.download(f"{url}/x.png")
+    assert seen
+    assert KEY not in seen[0]
+
+
+async def test_redirects_are_followed_a_few_times_and_checked_each_time(tmp_path: Path) -> None:
+    async def onward(asked: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": asked.query["to"]})
+
+    async def around(_: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "/around"})
+
+    pace = Pace(allow_private_urls=True)
+    routes = {"/x.png": _picture, "/onward": onward, "/around": around}
+    async with site(routes) as url, opened(url, tmp_path, pace) as it:
+        assert await it.endpoint.download(f"{url}/onward?to=/x.png") == b"a picture"
+        for bad in (f"{url}/around", f"{url}/onward?to=file:///etc/passwd", f"{url}/onward?to=ftp://x/y"):
+            outcome = await it.endpoint.download(bad)
+            assert isinstance(outcome, Rejected), bad
+            assert outcome.failure.code is FailureCode.RESULT_URL_REFUSED
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, announced: bool) -> None:
+    async def large(asked: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        if announced:
+            response.content_length = 10_000
+        await response.prepare(asked)
+        for _ in range(10):
+            await response.write(b"x" * 1000)
+        return response
+
+    pace = Pace(allow_private_urls=True, max_result_bytes=5000)
+    async with site({"/x.png": large}) as url, opened(url, tmp_path, pace) as it:
+        outcome = await it.endpoint.download(f"{url}/x.png")
+        assert isinstance(outcome, Rejected)
+        assert outcome.failure.code is FailureCode.RESULT_TOO_LARGE
+
+
+async def test_a_download_that_fails_is_tried_again(tmp_path: Path) -> None:
+    tries: list[int] = []
+
+    async def shaky(_: web.Request) -> web.Response:
+        tries.append(1)
+        return web.Response(status=503) if len(tries) < 3 else web.Response(body=b"at last")
+
+    pace = Pace(allow_private_urls=True)
+    async with site({"/x.png": shaky}) as url, opened(url, tmp_path, pace) as it:
+        assert await it.endpoint.download(f"{url}/x.png") == b"at last"
+
+
+async def test_a_link_that_has_expired_is_not_asked_for_ever(tmp_path: Path) -> None:
+    async def gone(_: web.Request) -> web.Response:
+        return web.Response(status=403, text="Request has expired")
+
+    pace = Pace(allow_private_urls=True)
+    async with site({"/x.png": gone}) as url, opened(url, tmp_path, pace) as it:
+        outcome = await it.endpoint.download(f"{url}/x.png")
+        assert isinstance(outcome, Rejected)
+        assert "expired" in outcome.failure.message
+
+
+# -- pace -----------------------------------------------------------------------------------------------------------
+
+
+async def test_no_more_requests_are_sent_than_our_share_of_the_limit(tmp_path: Path) -> None:
+    """30 submissions at 100 in 10 s, of which we take half: the last one waits until its turn has come."""
+    async with open_sandbox() as sandbox, opened(sandbox, tmp_path, Pace(run_rate=100, rate_share=0.5)) as it:
+        began = it.clock.now()
+        for _ in range(30):
+            await it.submit()
+        assert it.clock.now() - began == pytest.approx(25 / 4.5, rel=0.1)
+
+
+async def test_no_more_replies_are_received_at_once_than_allowed(tmp_path: Path) -> None:
+    at_once: list[int] = [0, 0]
+
+    async def status(_: web.Request) -> web.Response:
+        at_once[0] += 1
+        at_once[1] = max(at_once)
+        await anyio.sleep(0.005)
+        at_once[0] -= 1
+        return web.json_response({"id": "x", "status": "CANCELLED"})
+
+    async with site({f"/{ENDPOINT}/status/x": status}) as url:
+        async with opened(url, tmp_path, Pace(downloads_at_once=3)) as it, anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(it.endpoint.wait_output, "x")
+    assert at_once[1] == 3
+
+
+async def test_every_request_carries_the_key_and_no_status_call_sets_a_time_to_live(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def status(asked: web.Request) -> web.Response:
+        seen.append((asked.headers["Authorization"], asked.query_string))
+        return web.Response(text=json.dumps({"id": "x", "status": "CANCELLED"}))
+
+    async with site({f"/{ENDPOINT}/status/x": status}) as url, opened(url, tmp_path) as it:
+        await it.endpoint.wait_output("x")
+    assert seen == [(f"Bearer {KEY}", "")]
+
+
+def test_an_endpoint_shows_no_key() -> None:
+    assert KEY not in repr(Endpoint.__init__)
+    assert AiohttpTransport
+    assert EndpointAddress
