@@ -34,6 +34,7 @@ from asyncgen.prompts import BadRow, PromptFormat, Row, format_of, read_rows
 from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import batch_statuses, style_history
+from asyncgen.request import INPUT_PICTURES, parse_request
 from asyncgen.results import ImageResult
 from asyncgen.run import LEDGER_NAME, BatchRun, output_root
 from asyncgen.settings import Settings, load_settings
@@ -103,6 +104,7 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
     generator = _generator(setup, options.model_urls)
     source = _Source(options)
     with _shown(setup, generator.settings) as shown:
+        _check_options(generator, options.fields)
         total = None
         if not source.is_stream:
             total = source.validate(generator, shown)
@@ -125,9 +127,9 @@ def run_generate(
 ) -> Exit:
     """`asyncgen generate`."""
     generator = _generator(setup, urls)
-    intake = Intake(generator.planner, fields)
-    wanted = intake.plan(prompt)
     with _shown(setup, generator.settings) as shown:
+        _check_options(generator, fields)
+        wanted = Intake(generator.planner, fields, name="prompt").plan(prompt)
         job = _RunJob(name=name, total=len(wanted), chunks=lambda: _one_chunk(wanted))
         return anyio.run(_execute, generator, job, shown)
 
@@ -192,6 +194,15 @@ async def _execute(generator: ImageGenerator, job: _RunJob, shown: Display) -> E
         if error is not None:
             raise error
         return of_run(run.statistics, stopped=watch.stopping)
+
+
+def _check_options(generator: ImageGenerator, fields: Mapping[str, Any]) -> None:
+    """Options that are wrong are wrong for every row: say so once. Raises `InputError`."""
+    try:
+        generator.planner.want(parse_request({"prompt": "any", **fields}), 0)
+    except InputError as error:
+        if error.field not in INPUT_PICTURES:  # which rows may still name
+            raise
 
 
 def _recorded_total(generator: ImageGenerator, job: _RunJob) -> int:

@@ -56,6 +56,7 @@ _MAX_RUN_AT_ONCE: Final = 200  # the platform's limits on requests at once
 _MAX_CANCEL_AT_ONCE: Final = 20
 _MAX_REDIRECTS: Final = 5
 _CANCEL_TRIES: Final = 4
+_DOWNLOAD_TRIES: Final = 8  # over about a minute: a result's own site may stay down, and must not hold the run up
 _SLOW_FACTOR: Final = 3.0
 _SLOW_REPORT_EVERY_SECONDS: Final = 300.0
 _TOO_MANY_REQUESTS: Final = 429
@@ -336,14 +337,18 @@ class Endpoint:
 
         https only, every redirect checked, no private addresses unless allowed, size-capped.
         """
-        retrying = self._retrying(lambda outcome: isinstance(outcome, Transient))
+        retrying = self._retrying(lambda outcome: isinstance(outcome, Transient), tries=_DOWNLOAD_TRIES)
         for _ in range(_MAX_REDIRECTS + 1):
-            outcome: Downloaded | Redirected | Rejected = await retrying(self._download_once, url)
-            if isinstance(outcome, Downloaded):
-                return outcome.data
-            if isinstance(outcome, Rejected):
-                return outcome
-            url = outcome.url
+            outcome: Downloaded | Redirected | Rejected | Transient = await retrying(self._download_once, url)
+            match outcome:
+                case Downloaded(data):
+                    return data
+                case Redirected(target):
+                    url = target
+                case Rejected():
+                    return outcome
+                case Transient(reason):
+                    return _refused_url(f"{url} could not be downloaded in {_DOWNLOAD_TRIES} tries ({reason})")
         return _refused_url(f"it redirects more than {_MAX_REDIRECTS} times")
 
     async def _download_once(self, url: str) -> Downloaded | Redirected | Rejected | Transient:
@@ -356,8 +361,8 @@ class Endpoint:
         if isinstance(request, Rejected):
             return request
         try:
-            async with self._status_gate.admitted():
-                return replies.decipher_download(await self._send(request), url)
+            async with self._status_gate.admitted():  # not `_send`: its silence is not the endpoint's
+                return replies.decipher_download(await self._ports.transport.send(request), url)
         except AddressRefusedError as error:
             return _refused_url(str(error))
         except ReplyTooLargeError as error:
@@ -440,5 +445,5 @@ def _outcome_of(state: RetryCallState) -> Any:
 
 
 def _refused_url(problem: str) -> Rejected:
-    message = f"the worker's result URL was not opened: {problem}"
+    message = f"the worker's result URL was not taken: {problem}"
     return Rejected(Failure(FailureClass.ITEM, FailureCode.RESULT_URL_REFUSED, message))

@@ -62,20 +62,25 @@ class Intake:
         try:
             wants = list(self._planner.wants(self._request(prompt)))
         except InputError as error:
-            located = error if error.where else error.at(self._place(prompt))
-            if not self._skip_bad or (isinstance(prompt, BadRow) and prompt.is_header):
-                raise located from None
-            self.skipped += 1
-            if self._on_bad is not None:
-                self._on_bad(located)
+            self._refuse(prompt, error)
             return []
-        first, self._next_index = self._next_index, self._next_index + len(wants)
-        return [Wanted(first + number, want) for number, want in enumerate(wants)]
+        return self._numbered(wants)
 
     def plan_replica(self, request: ImageRequest, replica: int) -> list[Wanted]:
         """One job out of the `images` of a recorded request. Raises `InputError` where it no longer fits."""
-        (wanted,) = [wanted for wanted in self.plan(request) if wanted.want.replica == replica]
-        return [wanted]
+        return self._numbered([self._planner.want(request, replica)])
+
+    def _numbered(self, wants: list[Want]) -> list[Wanted]:
+        first, self._next_index = self._next_index, self._next_index + len(wants)
+        return [Wanted(first + number, want) for number, want in enumerate(wants)]
+
+    def _refuse(self, prompt: Prompt | Row | BadRow, error: InputError) -> None:
+        located = error if error.where else error.at(self._place(prompt))
+        if not self._skip_bad or (isinstance(prompt, BadRow) and prompt.is_header):
+            raise located from None
+        self.skipped += 1
+        if self._on_bad is not None:
+            self._on_bad(located)
 
     async def of_rows(self, rows: Iterator[Row | BadRow], ports: Ports) -> AsyncGenerator[list[Wanted], None]:
         """The chunks of a prompt file, read off the event loop."""

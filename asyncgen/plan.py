@@ -73,14 +73,24 @@ class Planner:
 
     def wants(self, request: ImageRequest) -> Iterator[Want]:
         """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""
-        template = self.template(request.workflow)
+        spec = self._checked_spec(request)
+        for replica in range(request.images):
+            yield self._want(request, replica, spec)
+
+    def want(self, request: ImageRequest, replica: int) -> Want:
+        """One of the jobs that a request stands for. Raises `InputError`."""
+        return self._want(request, replica, self._checked_spec(request))
+
+    def _want(self, request: ImageRequest, replica: int, spec: Spec) -> Want:
+        seed = None if request.seed is None else (request.seed + replica) & MAX_SEED
+        return Want(request, replica, spec, content_key(request, replica, spec.workflow), seed)
+
+    def _checked_spec(self, request: ImageRequest) -> Spec:
         spec = self.spec(request)
         self.graph(request, spec, request.seed or 0, request.input_pictures)  # refuses what the workflow cannot take
         if spec.loras:
-            self._warn_once(template)
-        for replica in range(request.images):
-            seed = None if request.seed is None else (request.seed + replica) & MAX_SEED
-            yield Want(request, replica, spec, content_key(request, replica, template.name), seed)
+            self._warn_once(self.template(request.workflow))
+        return spec
 
     def _warn_once(self, template: Template) -> None:
         if template.name not in self._warned:

@@ -225,7 +225,9 @@ class StylesRegistry:
 
     def _not_found(self, style_id: str) -> StyleNotFoundError:
         names = {name.casefold(): style for style in self._styles.values() for name in (style.id, style.title)}
-        close = difflib.get_close_matches(style_id.casefold(), names, n=3)
+        wanted = style_id.casefold()
+        close = [name for name in names if wanted in name] if len(wanted) > 1 else []
+        close = (close or difflib.get_close_matches(wanted, names))[:3]
         styles = dict.fromkeys(names[name] for name in close) or self._styles.values()
         listed = ", ".join(f"{style.id} ({style.title})" for style in styles)
         hint = f"did you mean {listed}?" if close else f"there are: {listed or 'none'}"

@@ -30,8 +30,8 @@ _CONTAINERS: Final = frozenset({dict, list})
 # Measured with ComfyUI-Easy-Use 1.3.7.
 _CLASS_WARNINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "easy loraStackApply": (
-        "'easy loraStackApply' gives CLIP only the last LoRA, and finds LoRA files by the end of their names: 'bob' may "
-        "load 'AA_bob' (docs/lora-stack.md)",
+        "'easy loraStackApply' gives CLIP only the last LoRA, and finds LoRA files by the end of their names, so that "
+        "'bob' may load 'AA_bob' (docs/lora-stack.md)",
     ),
 }
 
