@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import anyio
 
-from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError
+from asyncgen import run
+from asyncgen.endpoint import Endpoint
+from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError, InputError
 from asyncgen.intake import Intake, Prompts, Wanted
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import style_history
@@ -58,6 +60,7 @@ class ImageGenerator:
         self._sandbox = _sandbox_settings(sandbox)
         self._styles, self._model_urls = styles, model_urls
         self._stack = AsyncExitStack()
+        self._streams: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self.planner.template()  # a workflow that is wrong is found now, not at the first image
@@ -65,6 +68,8 @@ class ImageGenerator:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        for task in list(self._streams):  # a stream that was left early, and that nobody has closed yet
+            await _ended(task)
         await self._stack.aclose()
 
     @cached_property
@@ -118,9 +123,9 @@ class ImageGenerator:
             results.append(result)
 
         self._check(prompts, fields)
-        run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
+        batch_run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
         async with aclosing(self._intake(fields).of_prompts(prompts, self._workspace.ports)) as chunks:
-            await run.run(chunks, deliver)
+            await batch_run.run(chunks, deliver)
         return sorted(results, key=lambda result: result.index)
 
     async def stream_many(
@@ -138,24 +143,24 @@ class ImageGenerator:
         Leaving the loop early, or cancelling the task, leaves jobs that are out known to the ledger by their ids.
         """
         self._check(prompts, fields)
-        run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
+        batch_run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
         send, receive = anyio.create_memory_object_stream[ImageResult](0)
 
         async def work() -> None:
             async with send, aclosing(self._intake(fields).of_prompts(prompts, self._workspace.ports)) as chunks:
-                await run.run(chunks, send.send)
+                await batch_run.run(chunks, send.send)
 
         # A task, because a generator may be left in another task than it was begun in, and a task group may not.
         task = asyncio.create_task(work(), name="asyncgen-stream")
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
         try:
             async with receive:
                 async for result in receive:
                     yield result
             await task
         finally:
-            task.cancel()
-            with anyio.CancelScope(shield=True), contextlib.suppress(asyncio.CancelledError, Exception):
-                await task  # its error, if any, has been raised above
+            await _ended(task)  # its error, if any, has been raised above
 
     async def generate_batch(self, prompts: Prompts, style_id: str | None = None, **kwargs: Any) -> list[ImageResult]:
         """`generate_many` by the name and arguments of the system we grew out of."""
@@ -195,6 +200,8 @@ class ImageGenerator:
             "filename": filename,
             **fields,
         }
+        if fields.get("images", 1) != 1:
+            raise InputError("this makes one image: use generate_many for several", field="images")
         (result,) = await self.generate_many([request], batch=batch, concurrency=1)
         if not result.ok:
             raise GenerationError(result.failure or _PENDING, result.request_id)
@@ -246,9 +253,12 @@ class ImageGenerator:
         if isinstance(prompts, str):
             raise TypeError("prompts is one text: pass a list of them, or use generate_image")
         if isinstance(prompts, Sequence):
-            intake = self._intake(fields)
-            for prompt in prompts:
-                intake.plan(prompt)
+            intake, ids = self._intake(fields), set[str]()
+            for wanted in (first for prompt in prompts for first in intake.plan(prompt)[:1]):
+                own_id = wanted.want.request.id
+                if own_id in ids:
+                    raise InputError(f"the id {own_id!r} is used twice in this input", field="id")
+                ids |= {own_id} if own_id is not None else set()
 
     def _history(self, style_id: str) -> Any:
         return style_history(self._workspace.ledger_path, style_id)
@@ -286,6 +296,19 @@ async def generate_image_with_style(prompt: str, style_id: str, **kwargs: Any) -
     return await generate_image(prompt, style_id, **kwargs)
 
 
+@asynccontextmanager
+async def open_endpoint(
+    settings: Settings | None = None, *, sandbox: bool | SandboxSettings = False, **overrides: Any
+) -> AsyncGenerator[Endpoint, None]:
+    """The bare endpoint: `submit`, `runsync`, `wait_output`, `cancel`, `retry`, `health`, and no ledger that remembers.
+
+    Bodies are made by `asyncgen.protocol.job_body`. Raises `SettingsError` for what is missing.
+    """
+    chosen = load_settings(**overrides) if settings is None else settings.changed(**overrides)
+    async with run.open_endpoint(chosen, _sandbox_settings(sandbox)) as endpoint:
+        yield endpoint
+
+
 def run_many(prompts: Prompts, *, style: str | None = None, **kwargs: Any) -> list[ImageResult]:
     """`generate_many` for scripts and notebooks: blocks until all images are there.
 
@@ -297,6 +320,13 @@ def run_many(prompts: Prompts, *, style: str | None = None, **kwargs: Any) -> li
 def run_image(prompt: str, style_id: str | None = None, **kwargs: Any) -> ImageResult:
     """`generate_image` for scripts and notebooks: blocks until the image is there."""
     return _run(generate_image, prompt, style_id, **kwargs)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until what it has in the air is recorded."""
+    task.cancel()
+    with anyio.CancelScope(shield=True), contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
 
 
 def _run(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
      "gpfs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.goofys", "fuse.mount-s3", "fuse.juicefs"}
 )  # fmt: skip
 _SHOWN_SECRET_CHARACTERS: Final = 4
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")  # how /proc/mounts writes spaces, tabs, line ends and backslashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def mount_type(path: Path, mounts: str) -> str | None:
         fields = line.split()
         if len(fields) < 3:
             continue
-        point = fields[1].replace("\\040", " ")
+        point = _OCTAL.sub(lambda code: chr(int(code[1], 8)), fields[1])
         if path.is_relative_to(point) and len(point) >= best[0]:
             best = (len(point), fields[2])
     return best[1]

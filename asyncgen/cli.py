@@ -164,7 +164,7 @@ def batch(
         limit=limit,
         skip_bad=skip_bad,
         fields=_request_fields(given),
-        model_urls=commands.model_urls(model_url or ()),
+        model_urls=model_url or (),
     )
     raise typer.Exit(commands.run_batch(_setup(given), options))
 
@@ -208,7 +208,7 @@ def generate(
 
     given = locals()
     fields = {**_request_fields(given), "filename": filename}
-    raise typer.Exit(commands.run_generate(_setup(given), prompt, name, fields, commands.model_urls(model_url or ())))
+    raise typer.Exit(commands.run_generate(_setup(given), prompt, name, fields, model_url or ()))
 
 
 @app.command()

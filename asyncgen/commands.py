@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import signal
 import sqlite3
 import sys
+import threading
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import aclosing, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final, ParamSpec
+from typing import IO, Any, Final, ParamSpec, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -41,8 +43,10 @@ from asyncgen.settings import Settings, load_settings
 from asyncgen.styles import Style
 
 P = ParamSpec("P")
+T = TypeVar("T")
 _STDIN: Final = "-"
 _MOST_BAD_ROWS_SHOWN: Final = 20
+_READ_AHEAD_ROWS: Final = 64
 _PIPE_WIDTH: Final = 240
 _LEVELS: Final = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
@@ -72,7 +76,7 @@ class BatchOptions:
     limit: int | None
     skip_bad: bool
     fields: Mapping[str, Any]
-    model_urls: Mapping[str, str] = field(default_factory=dict)
+    model_urls: Sequence[str] = ()  # NAME=URL each
 
 
 def _with_exit_code(command: Callable[P, Exit]) -> Callable[P, Exit]:
@@ -101,7 +105,7 @@ def _with_exit_code(command: Callable[P, Exit]) -> Callable[P, Exit]:
 @_with_exit_code
 def run_batch(setup: Setup, options: BatchOptions) -> Exit:
     """`asyncgen batch`."""
-    generator = _generator(setup, options.model_urls)
+    generator = _generator(setup, _model_urls(options.model_urls))
     source = _Source(options)
     with _shown(setup, generator.settings) as shown:
         _check_options(generator, options.fields)
@@ -122,11 +126,9 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
 
 
 @_with_exit_code
-def run_generate(
-    setup: Setup, prompt: str, name: str | None, fields: Mapping[str, Any], urls: Mapping[str, str]
-) -> Exit:
+def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[str, Any], urls: Sequence[str]) -> Exit:
     """`asyncgen generate`."""
-    generator = _generator(setup, urls)
+    generator = _generator(setup, _model_urls(urls))
     with _shown(setup, generator.settings) as shown:
         _check_options(generator, fields)
         wanted = Intake(generator.planner, fields, name="prompt").plan(prompt)
@@ -292,8 +294,10 @@ class _Source:
             skip_bad=options.skip_bad,
             on_bad=(lambda error: _complain(str(error))) if self.is_stream else None,
         )
+        ports = generator.workspace.ports
         with self._open() as rows:
-            async with aclosing(intake.of_rows(rows, generator.workspace.ports)) as chunks:
+            planned = intake.of_prompts(_arriving(rows), ports) if self.is_stream else intake.of_rows(rows, ports)
+            async with aclosing(planned) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
@@ -319,14 +323,35 @@ def _seen_ids() -> Iterator[Callable[[str], bool]]:
 @contextmanager
 def _opened(file: str) -> Iterator[IO[str]]:
     if file == _STDIN:
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]  # a TextIOWrapper
-        yield sys.stdin
+        # Not `sys.stdin`, and never closed: the thread that reads it may wait for a line until the process ends.
+        yield open(sys.stdin.fileno(), encoding="utf-8", errors="surrogateescape", newline="", closefd=False)  # noqa: SIM115
         return
     try:
         with Path(file).open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
             yield lines
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror}): name a .txt, .csv or .jsonl file", where=file) from error
+
+
+async def _arriving(rows: Iterator[T]) -> AsyncGenerator[T, None]:
+    """The rows of a stream, each as it comes, from a thread that nobody waits for: a pipe may stay silent for ever."""
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[T | None] = asyncio.Queue()
+    room = threading.Semaphore(_READ_AHEAD_ROWS)
+
+    def read() -> None:
+        with suppress(RuntimeError):  # the loop is closed: the run has ended
+            try:
+                for row in rows:
+                    room.acquire()
+                    loop.call_soon_threadsafe(arrived.put_nowait, row)
+            finally:
+                loop.call_soon_threadsafe(arrived.put_nowait, None)
+
+    threading.Thread(target=read, name="asyncgen-stdin", daemon=True).start()
+    while (row := await arrived.get()) is not None:
+        room.release()
+        yield row
 
 
 def _format(options: BatchOptions) -> PromptFormat:
@@ -339,8 +364,7 @@ async def _one_chunk(wanted: list[Wanted]) -> AsyncGenerator[list[Wanted], None]
     yield wanted
 
 
-def model_urls(options: Sequence[str]) -> dict[str, str]:
-    """`--model-url NAME=URL` options as a mapping. Raises `InputError`."""
+def _model_urls(options: Sequence[str]) -> dict[str, str]:
     pairs = [option.partition("=") for option in options]
     for name, equals, url in pairs:
         if not (name and equals and url.startswith(("https://", "http://", "s3://"))):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+if sys.platform == "darwin":
+    import fcntl
 
 
 class RealDisk:
@@ -25,7 +29,7 @@ class RealDisk:
                 _write_all(file.fileno(), piece)
 
     def fsync(self, path: Path) -> None:
-        _fsync(path, os.O_RDONLY)
+        _fsync(path)
 
     def link(self, source: Path, target: Path) -> None:
         """Raises FileExistsError rather than replace. File systems without hard links get a rename after a check."""
@@ -43,10 +47,10 @@ class RealDisk:
 
     def fsync_directory(self, path: Path) -> None:
         if os.name != "nt":  # Windows cannot open folders; NTFS journals its own entries
-            _fsync(path, os.O_RDONLY)
+            _fsync(path)
 
     def exists(self, path: Path) -> bool:
-        return path.exists()
+        return os.path.lexists(path)  # a link to nowhere takes the name as well
 
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
@@ -74,9 +78,13 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _fsync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
+def _fsync(path: Path) -> None:
+    # Windows flushes only what is open for writing; macOS leaves data in the drive's cache unless it is told fully.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        if sys.platform == "darwin":
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        else:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

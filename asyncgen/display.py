@@ -38,6 +38,11 @@ class Moment:
         return self.statistics.wanted - self.statistics.pending
 
     @property
+    def pending(self) -> int:
+        """Wanted jobs that are neither there nor settled, those that the run has not come to among them."""
+        return self.statistics.pending if self.total is None else max(0, self.total - self.settled)
+
+    @property
     def images_per_second(self) -> float:
         """Pictures stored by this run, over its whole length so far."""
         return self.statistics.pictures / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
@@ -188,8 +193,8 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
             f"{s.held} held: sent, but whether they were accepted was never learned; --unknown resubmit sends them "
             "again and may pay twice"
         )
-    if s.pending or s.cancelled:
-        lines.append(f"{s.pending + s.cancelled} still to do; the same command continues")
+    if to_do := moment.pending + s.cancelled:
+        lines.append(f"{to_do} still to do; the same command continues")
     return [*lines, f"images and manifest.jsonl: {root}/"]
 
 
@@ -225,7 +230,7 @@ def summary_fields(moment: Moment) -> dict[str, object]:
         "failed": s.failed,
         "held": s.held,
         "cancelled": s.cancelled,
-        "pending": s.pending,
+        "pending": moment.pending,
         "pictures": s.pictures,
         "elapsed_seconds": round(moment.elapsed_seconds, 3),
         "gpu_seconds": s.gpu_ms / 1000,

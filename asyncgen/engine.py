@@ -156,8 +156,7 @@ class Engine:
     async def _is_to_be_made(self, wanted: Wanted, item: Item) -> bool:
         if reason := self._reason_to_make_again(item):
             await self._bench.ledger.record_wanted_again(item, wanted.want, reason)
-        resubmits = item.state is State.UNKNOWN and self._bench.policy.resubmit_unknown
-        return resubmits or item.state in (State.WANTED, State.ACCEPTED, State.STORING)
+        return item.state in (State.WANTED, State.ACCEPTED, State.STORING)
 
     def _count_in(self, wanted: Wanted, item: Item) -> None:
         if item.repeats and wanted.want.request.id is not None:
@@ -172,6 +171,8 @@ class Engine:
             return "tried again, as told"
         if item.state is State.STORED and item.changed and self._choices.rebuy_changed:
             return "made again with today's values, as told"
+        if item.state is State.UNKNOWN and self._bench.policy.resubmit_unknown:
+            return "resubmitted, as told; it may be paid for twice"
         return "the batch was started again" if item.state is State.CANCELLED else None
 
     # -- in work -------------------------------------------------------------------------------------------------

@@ -64,8 +64,6 @@ class FailureCode(StrEnum):
     RUN_REFUSED = "run_refused"
     # transport
     UNREACHABLE = "unreachable"
-    BAD_REPLY = "bad_reply"
-    RATE_LIMITED = "rate_limited"
 
 
 @dataclass(frozen=True, slots=True)

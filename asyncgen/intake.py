@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+from pydantic import AliasChoices
+
 from asyncgen.errors import InputError
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
@@ -23,6 +25,13 @@ Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
 
 _CHUNK: Final = 32
 _SLOW_SOURCE_SECONDS: Final = 0.02
+# What is said for all under an alias must give way to what one request says under the field's own name.
+_FIELD_NAMES: Final = {
+    str(alias): name
+    for name, field in ImageRequest.model_fields.items()
+    if isinstance(field.validation_alias, AliasChoices)
+    for alias in field.validation_alias.choices
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,8 @@ class Intake:
         on_bad: Callable[[InputError], None] | None = None,
     ) -> None:
         self._planner = planner
-        self._shared = {name: value for name, value in (shared or {}).items() if value is not None}
+        said = (shared or {}).items()
+        self._shared = {_FIELD_NAMES.get(name, name): value for name, value in said if value is not None}
         self._skip_bad, self._on_bad = skip_bad, on_bad
         self._name, self._next_index, self._read = name, 0, 0
         self.skipped = 0
@@ -87,8 +97,12 @@ class Intake:
         while chunk := await ports.file_threads.run(lambda: list(islice(rows, _CHUNK))):
             yield [wanted for row in chunk for wanted in self.plan(row)]
 
-    async def of_prompts(self, prompts: Prompts, ports: Ports) -> AsyncGenerator[list[Wanted], None]:
+    async def of_prompts(
+        self, prompts: Prompts | AsyncIterable[Row | BadRow], ports: Ports
+    ) -> AsyncGenerator[list[Wanted], None]:
         """The chunks of an iterable. A plain one is read on the event loop: give an async one if it is slow."""
+        if isinstance(prompts, str | bytes | Mapping | ImageRequest):  # each can be iterated, and none of them is meant
+            raise InputError(f"give a list of prompts, not a single {type(prompts).__name__}", field="prompts")
         if isinstance(prompts, AsyncIterable):
             async for prompt in prompts:
                 yield self.plan(prompt)

@@ -101,7 +101,7 @@ class Job:
                 return self._collect
             case State.STORING:
                 return self._finish_storing
-            case State.UNKNOWN if self._bench.policy.resubmit_unknown:
+            case State.UNKNOWN if self._may_resubmit():
                 return self._resubmit
             case _:
                 return None
@@ -141,6 +141,10 @@ class Job:
                 await self._ledger.record_unsettled(self.item, State.FAILED, failure)
             case Rejected(failure):
                 await self._ledger.record_refused(self.item, str(failure))
+
+    def _may_resubmit(self) -> bool:
+        policy = self._bench.policy
+        return policy.resubmit_unknown and self.item.attempts < policy.max_attempts
 
     async def _resubmit(self) -> None:
         await self._ledger.record_resubmission(self.item)

@@ -104,15 +104,14 @@ class Ledger:
         return await self.transact(lambda connection: _open_batch(connection, name, realm, new_set, at))
 
     async def begin_run(self, batch: Batch) -> int:
-        """Record that a run over the batch begins; returns its number. Forgets which items the last one has seen."""
+        """Record that a run over the batch begins; returns its number."""
         at = self._ports.clock.wall()
         return await self.transact(lambda connection: _begin_run(connection, batch.id, at))
 
     async def end_run(self, run_id: int, outcome: str) -> None:
-        """Record how a run ended."""
+        """Record how a run ended, and forget which wants it has seen."""
         at = self._ports.clock.wall()
-        statement = "UPDATE run SET ended_at = ?, outcome = ? WHERE id = ?"
-        await self.transact(lambda connection: connection.execute(statement, (at, outcome, run_id)))
+        await self.transact(lambda connection: _end_run(connection, run_id, outcome, at))
 
     async def claim(self, batch: Batch, run_id: int, wants: Sequence[Want]) -> list[Item]:
         """The items of these wants, in order: found in the batch, or recorded now with a seed drawn where none is said.
@@ -191,10 +190,7 @@ class Ledger:
             State.WANTED,
             reason,
             attempts=0,
-            seed=str(seed),
-            said=want.request.said_json(),
-            spec=want.spec.to_json(),
-            fingerprint=want.fingerprint,
+            **_columns_of(want, seed),
             also=lambda connection: connection.execute(
                 "UPDATE image SET state = 'superseded' WHERE item_id = ?", (item.id,)
             ),
@@ -240,13 +236,10 @@ class Ledger:
         item.pictures = ()
 
     async def has_ended_with(self, item: Item, outcome: str) -> bool:
-        """Whether an earlier job of the item ended in the same way."""
-        return await self.transact(
-            lambda connection: (
-                connection.execute("SELECT 1 FROM job WHERE item_id = ? AND outcome = ?", (item.id, outcome)).fetchone()
-                is not None
-            )
-        )
+        """Whether one of the item's jobs ended in this way, since its owner last wanted it tried again."""
+        query = "SELECT 1 FROM (SELECT outcome FROM job WHERE item_id = ? ORDER BY id DESC LIMIT ?) WHERE outcome = ?"
+        parameters = (item.id, item.attempts, outcome)
+        return await self.transact(lambda connection: connection.execute(query, parameters).fetchone() is not None)
 
     # -- how changes are made ------------------------------------------------------------------------------------
 
@@ -323,14 +316,18 @@ class Ledger:
             raise
 
     def _open(self, at: float) -> int:
+        connection = None
         try:
-            self._connection = connection = self._ports.connect()
-            for pragma in _PRAGMAS:
-                connection.execute(pragma)
-            _migrate(connection)
-            return _settle_in_the_air(connection, at)
-        except sqlite3.Error as error:
-            raise _as_ledger_error(error) from error
+            connection = self._ports.connect()
+            found = _prepare(connection, at)
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise _as_ledger_error(error) from error
+            raise
+        self._connection = connection
+        return found
 
 
 def _failure_columns(failure: Failure | None) -> dict[str, Any]:
@@ -355,6 +352,21 @@ def _as_ledger_error(error: Exception) -> Exception:
     }
     cure = next((cure for word, cure in cures.items() if word in text), "check the disk and the folder's permissions")
     return LedgerError(f"the ledger cannot be used ({text}): {cure}")
+
+
+def _prepare(connection: sqlite3.Connection, at: float) -> int:
+    _check_identity(connection)
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+    _migrate(connection)
+    return _settle_in_the_air(connection, at)
+
+
+def _check_identity(connection: sqlite3.Connection) -> None:
+    """Refuse a database of somebody else's before anything is changed in it."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if tables and not {"batch", "item", "manifest"} <= tables:
+        raise LedgerError("the file is a database, but no ledger: name another one with ASYNCGEN_LEDGER")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -414,6 +426,11 @@ def _begin_run(connection: sqlite3.Connection, batch_id: int, at: float) -> int:
     return _row_id(connection.execute("INSERT INTO run (batch_id, started_at) VALUES (?, ?)", (batch_id, at)))
 
 
+def _end_run(connection: sqlite3.Connection, run_id: int, outcome: str, at: float) -> None:
+    connection.execute("UPDATE run SET ended_at = ?, outcome = ? WHERE id = ?", (at, outcome, run_id))
+    connection.execute("DELETE FROM seen WHERE run_id = ?", (run_id,))
+
+
 def _row_id(cursor: sqlite3.Cursor) -> int:
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -467,11 +484,21 @@ def _find(connection: sqlite3.Connection, batch: Batch, want: Want, occurrence: 
 def _refresh(connection: sqlite3.Connection, item: Item, want: Want) -> None:
     """What was never bought has no old values to keep: it will be made with today's."""
     item.seed = item.seed if want.fixed_seed is None else want.fixed_seed
-    connection.execute(
-        "UPDATE item SET spec = ?, fingerprint = ?, said = ?, seed = ? WHERE id = ?",
-        (want.spec.to_json(), want.fingerprint, want.request.said_json(), str(item.seed), item.id),
-    )
+    columns = _columns_of(want, item.seed)
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    connection.execute(f"UPDATE item SET {assignments} WHERE id = ?", (*columns.values(), item.id))  # noqa: S608 - names are ours
     item.changed = False
+
+
+def _columns_of(want: Want, seed: int) -> dict[str, Any]:
+    """What an item is made with; it changes as one."""
+    return {
+        "said": want.request.said_json(),
+        "spec": want.spec.to_json(),
+        "fingerprint": want.fingerprint,
+        "style_id": want.spec.style_id,
+        "seed": str(seed),
+    }
 
 
 def _item_of(row: Sequence[Any]) -> Item:

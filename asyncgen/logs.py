@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
 
+from asyncgen.errors import InputError
+
 #: The request id of the job that the current task works on.
 request_id: Final[ContextVar[str | None]] = ContextVar("asyncgen_request_id", default=None)
 
@@ -35,7 +37,8 @@ class _Redacting(logging.Formatter):
     def __init__(self, secrets: tuple[str, ...]) -> None:
         super().__init__(_TEXT)
         self.converter = time.gmtime
-        self._secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        long_enough = {secret for secret in map(str.strip, secrets) if len(secret) >= _SHORTEST_SECRET}
+        self._secrets = sorted(long_enough, key=len, reverse=True)  # one may begin with another
 
     def format(self, record: logging.LogRecord) -> str:
         request = request_id.get()
@@ -57,11 +60,11 @@ class _RedactingJson(_Redacting):
             "level": record.levelname,
             "logger": record.name,
             "request_id": request_id.get(),
-            "message": record.getMessage(),
+            "message": self.redacted(record.getMessage()),  # before JSON writes its characters in another way
         }
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return self.redacted(json.dumps(entry, ensure_ascii=False))
+            entry["traceback"] = self.redacted(self.formatException(record.exc_info))
+        return json.dumps(entry, ensure_ascii=False)
 
 
 def configure(
@@ -69,11 +72,15 @@ def configure(
 ) -> logging.Handler:
     """Send asyncgen's log lines of `level` and above to a file, else to standard error. For the command line only.
 
-    Returns the handler, so that a live display can take the place of standard error.
+    Returns the handler, so that a live display can take the place of standard error. Raises `InputError` for a file
+    that cannot be written: without it the first line to be logged would stop the run.
     """
-    handler: logging.Handler = (
-        logging.StreamHandler() if file is None else logging.FileHandler(file, encoding="utf-8", delay=True)
-    )
+    try:
+        handler: logging.Handler = (
+            logging.StreamHandler() if file is None else logging.FileHandler(file, encoding="utf-8")
+        )
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}", field="log_file") from error
     handler.setFormatter((_RedactingJson if as_json else _Redacting)(secrets))
     logger = logging.getLogger("asyncgen")
     logger.handlers[:] = [handler]

@@ -16,18 +16,22 @@ from asyncgen.ports import Disk, Ports
 
 FILE_NAME: Final = "manifest.jsonl"
 _PAGE: Final = 500
+_LAST_IMAGE: Final = 2**63 - 1  # a position after every picture of an event
+# In the order they were stored. What is stored while the pages are read has later events and waits for the next time;
+# an item that was stored twice counts where it was stored last.
 _QUERY: Final = """
-    SELECT image.id, item.request_id, item.said, batch.name, batch.realm, image.number, image.path, image.sha256,
-           image.size_bytes, image.format, image.width, image.height, item.seed, item.spec, item.state_at,
+    SELECT event.id, image.id, item.request_id, item.said, batch.name, batch.realm, image.number, image.path,
+           image.sha256, image.size_bytes, image.format, image.width, image.height, item.seed, item.spec, item.state_at,
            item.endpoint, item.job_id, job.delay_ms, job.execution_ms
-    FROM image JOIN item ON item.id = image.item_id JOIN batch ON batch.id = item.batch_id
+    FROM event JOIN image ON image.item_id = event.item_id JOIN item ON item.id = event.item_id
+         JOIN batch ON batch.id = item.batch_id
          LEFT JOIN job ON job.endpoint = item.endpoint AND job.job_id = item.job_id
-    WHERE image.state = 'stored' AND {condition} ORDER BY image.id LIMIT ?
+    WHERE event.id BETWEEN :event AND :last_event AND (event.id, image.id) > (:event, :image)
+          AND event.state = 'stored' AND image.state = 'stored'
+          AND NOT EXISTS (SELECT 1 FROM event AS later WHERE later.item_id = event.item_id AND later.state = 'stored'
+                          AND later.id > event.id AND later.id <= :last_event)
+    ORDER BY event.id, image.id LIMIT :page
 """
-_ALL: Final = _QUERY.format(condition="image.id > ?")
-_NEW: Final = _QUERY.format(
-    condition="image.id > ? AND item.id IN (SELECT item_id FROM event WHERE id > ? AND id <= ? AND state = 'stored')"
-)
 
 
 class Manifest:
@@ -43,7 +47,7 @@ class Manifest:
         if written_bytes != (await threads.run(disk.size_bytes, self.path) or 0) or superseded:
             size_bytes = await self._write_anew(last_event)
         elif last_event > written_event:
-            size_bytes = await self._append(self.path, written_bytes, _NEW, (written_event, last_event))
+            size_bytes = await self._append(self.path, written_bytes, written_event, last_event)
             if size_bytes > written_bytes:
                 await threads.run(disk.fsync, self.path)
         else:
@@ -56,20 +60,19 @@ class Manifest:
         temporary = self.path.with_name(f".{FILE_NAME}.part")
         await threads.run(disk.unlink, temporary)
         await threads.run(disk.write_new, temporary, ())
-        size_bytes = await self._append(temporary, 0, _ALL, ())
+        size_bytes = await self._append(temporary, 0, 0, last_event)
         await threads.run(_put_in_place, disk, temporary, self.path)
         return size_bytes
 
-    async def _append(self, path: Path, size_bytes: int, query: str, arguments: tuple[int, ...]) -> int:
-        last_image = 0
-        while True:
-            parameters = (last_image, *arguments, _PAGE)
-            rows = await self._ledger.transact(lambda connection: connection.execute(query, parameters).fetchall())  # noqa: B023 - awaited before it changes
-            if not rows:
-                return size_bytes
+    async def _append(self, path: Path, size_bytes: int, after_event: int, last_event: int) -> int:
+        """Append what was stored after one event, up to another; returns the size of the file."""
+        position = {"event": after_event, "image": _LAST_IMAGE, "last_event": last_event, "page": _PAGE}
+        while rows := await self._ledger.transact(lambda connection: connection.execute(_QUERY, position).fetchall()):
             data = "".join(f"{json.dumps(_line(row), ensure_ascii=False)}\n" for row in rows).encode()
             await self._ports.file_threads.run(self._ports.disk.append, path, data)
-            size_bytes, last_image = size_bytes + len(data), rows[-1][0]
+            size_bytes += len(data)
+            position["event"], position["image"] = rows[-1][:2]
+        return size_bytes
 
 
 def _position(connection: sqlite3.Connection) -> tuple[int, int, int, bool]:
@@ -90,7 +93,7 @@ def _put_in_place(disk: Disk, temporary: Path, path: Path) -> None:
 
 
 def _line(row: tuple[Any, ...]) -> dict[str, Any]:
-    (_, request_id, said, batch, realm, number, path, sha256, size_bytes, picture_format, width, height,
+    (_, _, request_id, said, batch, realm, number, path, sha256, size_bytes, picture_format, width, height,
      seed, spec, stored_at, endpoint, job_id, delay_ms, execution_ms) = row  # fmt: skip
     request = json.loads(said)
     made_with = json.loads(spec)

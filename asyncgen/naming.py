@@ -1,7 +1,7 @@
 """Names of files and folders, made safe on every file system. Pure.
 
 Whatever a user, a registry or a server supplies, a name that comes out of here has no separators, no control
-characters, is neither `.` nor `..` nor a device name, and fits 255 bytes with room for a suffix.
+characters and no `..`, is no device name, and fits 143 bytes with room for an id and a suffix.
 """
 
 from __future__ import annotations
@@ -20,19 +20,31 @@ NO_STYLE: Final = "no_style"
 PATH_FIELDS: Final = (
     "style", "style_id", "style_title", "time", "date", "hex8", "hex2", "id", "seed", "batch", "width", "height",
 )  # fmt: skip
-_MAX_NAME_BYTES: Final = 120  # leaves room for an id and a suffix within the 143 bytes of encrypted home folders
-_UNSAFE: Final = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]')
+_MAX_NAME_BYTES: Final = 112  # leaves room for numbers, an id and suffixes in the 143 bytes of encrypted home folders
+_UNSAFE: Final = re.compile(
+    r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]'
+)
+_EDGES: Final = re.compile(r"^[\s.]+|[\s.]+$")  # hidden on one system, dropped on another
+_DOTS: Final = re.compile(r"\.{2,}")
 _FIELD: Final = re.compile(r"\{([^{}]*)\}")
 _RESERVED: Final = frozenset(
-    {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))}
+    {
+        "con",
+        "prn",
+        "aux",
+        "nul",
+        "conin$",
+        "conout$",
+        *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"),
+    }
 )
 _PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def safe_name(text: str) -> str:
     """One path component that any file system takes; never empty. Different texts may give the same name."""
-    name = _UNSAFE.sub("_", unicodedata.normalize("NFC", text)).strip().strip(".").strip()
-    name = name.encode("utf-8")[:_MAX_NAME_BYTES].decode("utf-8", "ignore").rstrip(" .")
+    name = _DOTS.sub("_", _EDGES.sub("", _UNSAFE.sub("_", unicodedata.normalize("NFC", text))))
+    name = _EDGES.sub("", name.encode("utf-8")[:_MAX_NAME_BYTES].decode("utf-8", "ignore"))
     if not name:
         return "unnamed"
     return f"_{name}" if name.partition(".")[0].strip().lower() in _RESERVED else name
@@ -47,14 +59,16 @@ def style_folder(style_id: str | None, style_title: str | None) -> str:
 
 
 def check_path_template(template: str) -> None:
-    """Raises `SettingsError` for an unknown field, an absolute path or one that leaves the output root."""
+    """Raises `SettingsError` for an unknown or half-written field, an absolute path or one that leaves the root."""
     parts = template.split("/")
     if unknown := [field for field in _FIELD.findall(template) if field not in PATH_FIELDS]:
         raise SettingsError(
             f"there is no field {{{unknown[0]}}}; the fields are {{{'} {'.join(PATH_FIELDS)}}}",
             field="ASYNCGEN_PATH_TEMPLATE",
         )
-    if any(part in ("", ".", "..") for part in parts) or "\\" in template:
+    if set("{}") & set(_FIELD.sub("", template)):
+        raise SettingsError(f"{template!r} has a brace without its partner", field="ASYNCGEN_PATH_TEMPLATE")
+    if any(part.strip() in ("", ".", "..") for part in parts) or "\\" in template:
         raise SettingsError(
             f"{template!r} must be a relative path without empty parts, '.' or '..'", field="ASYNCGEN_PATH_TEMPLATE"
         )

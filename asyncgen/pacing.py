@@ -16,13 +16,14 @@ _RECOVERY_PER_SECOND: Final = 0.01
 class TokenBucket:
     """A limit of `limit_per_window` requests in any 10 s, spread evenly, with bursts of a tenth of it.
 
-    A generic cell rate algorithm: one number, the time at which the bucket would be full again. Rate and burst are cut
-    from the same limit, so that no window of 10 s ever holds more than `limit_per_window` requests.
+    A generic cell rate algorithm: one number, the time at which the next token falls due. A token may be used ahead of
+    that by the burst, counted in steps of the full pace. Pace and burst are cut from the same limit, and a slower pace
+    only sets tokens further apart, so that no window of 10 s ever holds more than `limit_per_window` requests.
     A 429 slows it to 70 % at once; it recovers by one percentage point a second.
     """
 
     limit_per_window: float
-    _full_at: float = field(default=0.0, init=False)
+    _next_at: float = field(default=0.0, init=False)
     _paused_until: float = field(default=0.0, init=False)
     _factor: float = field(default=1.0, init=False)
     _factor_at: float = field(default=0.0, init=False)
@@ -30,11 +31,11 @@ class TokenBucket:
     def reserve(self, now: float) -> float:
         """Take one token; returns the seconds to wait before it may be used."""
         burst = max(1.0, self.limit_per_window * _BURST_SHARE)
-        rate = max(self.limit_per_window - burst, 0.1) / WINDOW_SECONDS * self.factor(now)
-        interval = 1.0 / rate
-        self._full_at = max(self._full_at, now) + interval
-        ready_at = self._full_at - burst * interval
-        return max(0.0, ready_at - now, self._paused_until - now)
+        interval = WINDOW_SECONDS / max(self.limit_per_window - burst, 0.1)
+        due_at = max(self._next_at, self._paused_until, now)
+        self._next_at = due_at + interval / self.factor(now)
+        ahead = (burst - 1.0) * interval
+        return max(0.0, due_at - ahead - now, self._paused_until - now)
 
     def slow_down(self, now: float, retry_after_seconds: float | None = None) -> None:
         """The platform answered 429: take the pace down, and send nothing before `retry_after_seconds` have passed."""

@@ -88,7 +88,7 @@ class Planner:
     def _checked_spec(self, request: ImageRequest) -> Spec:
         spec = self.spec(request)
         self.graph(request, spec, request.seed or 0, request.input_pictures)  # refuses what the workflow cannot take
-        if spec.loras:
+        if len(spec.loras) > 1:
             self._warn_once(self.template(request.workflow))
         return spec
 
@@ -116,6 +116,7 @@ class Planner:
             model_urls=tuple(self._urls(loras)),
             **values,
         )
+        _check_text(spec)
         _check_result_size(spec)
         _check_input_pictures(request, template)
         return spec
@@ -172,6 +173,15 @@ def _loras(request: ImageRequest, style: Style | None) -> tuple[Lora, ...]:
         strength("character_lora_strength", "character_lora_weight"),
         strength("cine_lora_strength", "cine_lora_weight"),
     )
+
+
+def _check_text(spec: Spec) -> None:
+    """The request's own texts have been looked at by `parse_request`; a registry's may hold what JSON can escape."""
+    try:
+        spec.to_json().encode()
+    except UnicodeEncodeError:
+        message = "its texts hold half of a surrogate pair, which no file or server takes: repair the registry"
+        raise InputError(message, field="style_id") from None
 
 
 def _check_result_size(spec: Spec) -> None:

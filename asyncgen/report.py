@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asyncgen.errors import LedgerError
+from asyncgen.errors import LedgerError, LedgerVersionError
+from asyncgen.ledger import VERSION
 from asyncgen.lifecycle import State
 from asyncgen.registry import StyleUse
 
@@ -86,6 +87,9 @@ def _reading(ledger_path: Path) -> Iterator[sqlite3.Connection]:
         )
     try:
         with closing(sqlite3.connect(f"{ledger_path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.execute("BEGIN")  # everything that is read belongs to one moment of a run that goes on
+            if connection.execute("PRAGMA user_version").fetchone()[0] > VERSION:
+                raise LedgerVersionError(f"{ledger_path} was written by a newer asyncgen: install that")
             yield connection
     except sqlite3.Error as error:
         raise LedgerError(f"{ledger_path} cannot be read as a ledger ({error})") from error

@@ -155,6 +155,8 @@ def parse_request(value: str | Mapping[str, Any] | ImageRequest) -> ImageRequest
         raise _explained(error) from None
     except UnicodeEncodeError:
         raise InputError("holds half of a surrogate pair, which no file or server takes: repair the text") from None
+    except ValueError as error:  # an integer of more digits than Python writes out
+        raise InputError(f"holds a number that is too large ({error})") from None
     return request
 
 
@@ -186,5 +188,12 @@ def _explained(error: ValidationError) -> InputError:
     if first["type"] == "missing":
         return InputError("this field is required", field=field)
     message = first["msg"].removeprefix("Value error, ")
-    given = repr(first["input"])
-    return InputError(message if given in message else f"{message} (got {given[:80]})", field=field)
+    given = _shown(first["input"])
+    return InputError(message if given in message else f"{message} (got {given})", field=field)
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:80]
+    except (ValueError, RecursionError):  # an integer with too many digits to write out, or nesting without end
+        return f"a {type(value).__name__} that cannot be shown"

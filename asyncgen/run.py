@@ -74,6 +74,7 @@ class Workspace:
     manifest_lock: anyio.Lock = field(default_factory=anyio.Lock)
     endpoints: dict[tuple[str, str, Pace], Endpoint] = field(default_factory=dict)
     batches_in_use: set[int] = field(default_factory=set)
+    run_ended: anyio.Event = field(default_factory=anyio.Event)
 
     def endpoint_at(self, address: str, api_key: str, pace: Pace) -> Endpoint:
         """The endpoint of a stored address; all jobs on it share its limits."""
@@ -103,6 +104,13 @@ class Workspace:
             yield
         finally:
             self.batches_in_use.discard(batch.id)
+            self.run_ended.set()
+
+    async def wait_unused(self) -> None:
+        """Return once no run is left: a ledger must not be closed under one."""
+        while self.batches_in_use:
+            self.run_ended = anyio.Event()
+            await self.run_ended.wait()
 
 
 class BatchRun:
@@ -216,7 +224,25 @@ async def open_target(
     else:
         target = await find_target(settings)
     async with shared_workspace(output_root(settings, target.realm), settings.ledger, sandbox) as workspace:
+        if sandbox is not None and workspace.sandbox_base_url is None:
+            raise LedgerLockedError(
+                f"{workspace.root} is in use in this process without the sandbox: wait for that, or name another root"
+            )
         yield workspace, target
+
+
+@asynccontextmanager
+async def open_endpoint(settings: Settings, sandbox: SandboxSettings | None = None) -> AsyncIterator[Endpoint]:
+    """The bare endpoint that the settings name: its verbs, without ledger, store or batch. Raises `SettingsError`."""
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(aiohttp_transport())
+        ports = await stack.enter_async_context(real_ports(transport, Path(LEDGER_NAME)))  # which nobody opens
+        if sandbox is None:
+            address = EndpointAddress(settings.endpoint_base_url, settings.endpoint_id())
+            yield Endpoint(ports, address, settings.require_api_key(), pace_of(settings))
+        else:
+            address = EndpointAddress(await _serve(stack, sandbox), _SANDBOX_ENDPOINT)
+            yield Endpoint(ports, address, _SANDBOX_KEY, pace_of(settings))
 
 
 async def find_target(settings: Settings) -> Target:
@@ -282,6 +308,7 @@ async def _live(host: _Host, root: Path, ledger_path: Path, sandbox: SandboxSett
         async with _workspace(root, ledger_path, sandbox) as workspace:
             host.ready.set_result(workspace)
             await host.leave.wait()
+            await workspace.wait_unused()
     except Exception as error:
         if host.ready.done():
             raise
@@ -294,11 +321,7 @@ async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | N
         stack.enter_context(_locked(root, ledger_path))
         transport = await stack.enter_async_context(aiohttp_transport())
         ports = await stack.enter_async_context(real_ports(transport, ledger_path))
-        sandbox_base_url = None
-        if sandbox is not None:
-            from asyncgen.sandbox import serve  # noqa: PLC0415 - only those who use the sandbox pay for its import
-
-            sandbox_base_url = (await stack.enter_async_context(serve(sandbox))).base_url
+        sandbox_base_url = None if sandbox is None else await _serve(stack, sandbox)
         ledger = Ledger(ports)
         await ledger.open()
         stack.push_async_callback(ledger.close)
@@ -307,6 +330,13 @@ async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | N
         stack.callback(writer.cancel_scope.cancel)
         manifest = Manifest(ports, ledger, root)
         yield Workspace(root, ledger_path, ports, ledger, Store(ports, root), manifest, sandbox_base_url)
+
+
+async def _serve(stack: AsyncExitStack, sandbox: SandboxSettings) -> str:
+    """Start the sandbox for as long as the stack lasts; its base URL."""
+    from asyncgen.sandbox import serve  # noqa: PLC0415 - only those who use the sandbox pay for its import
+
+    return (await stack.enter_async_context(serve(sandbox))).base_url
 
 
 @contextmanager

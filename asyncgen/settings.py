@@ -7,9 +7,11 @@ own begin with `ASYNCGEN_`. `docs/settings.md` is generated from the description
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -27,7 +29,7 @@ def _env(name: str, default: Any, description: str, **limits: Any) -> Any:
     return Field(default, validation_alias=AliasChoices(name), description=description, **limits)
 
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -38,8 +40,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", populate_by_name=True, frozen=True
+        env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True, str_strip_whitespace=True
     )
+
+    def __init__(self, **values: Any) -> None:
+        """Field names become variables here: by pydantic's `populate_by_name` a stray MODE or ENDPOINT would count."""
+        super().__init__(**{_variable_or_same(name): value for name, value in values.items()})
 
     # the account and its endpoints
     api_key: SecretStr | None = _env("RUNPOD_API_KEY", None, "RunPod API key. Never printed, logged or stored.")
@@ -93,8 +99,8 @@ class Settings(BaseSettings):
     max_polling_duration_seconds: Seconds = _env(
         "MAX_POLLING_DURATION",
         180.0,
-        "Seconds of polling after which a job counts as slow: it is warned of once, with the reason /health gives, and "
-        "polled less often. It is never abandoned.",
+        "Seconds of polling after which a job counts as slow: it is warned of (every five minutes at most) and polled a "
+        "third as often. It is never abandoned.",
     )
     max_polling_attempts: Count = _env(
         "MAX_POLLING_ATTEMPTS", 120, "Status calls after which a job counts as slow, as above. It is never abandoned."
@@ -133,15 +139,24 @@ class Settings(BaseSettings):
         "ASYNCGEN_ALLOW_PRIVATE_URLS", False, "Let result URLs point to http, loopback or private addresses."
     )
     max_result_bytes: Annotated[int, Field(ge=1024)] = _env(
-        "ASYNCGEN_MAX_RESULT_BYTES", 64 * 1024 * 1024, "Bytes of one reply or downloaded picture at the most."
+        "ASYNCGEN_MAX_RESULT_BYTES", 64 * 1024 * 1024, "Bytes of one downloaded picture at the most."
     )
 
     @field_validator("endpoint_base_url")
     @classmethod
     def _base_url_is_http(cls, value: str) -> str:
-        if not value.startswith(("https://", "http://")):
-            raise ValueError("must start with https:// (or http:// for a local endpoint)")
+        if not value.startswith(("https://", "http://")) or not urlsplit(value).hostname:
+            raise ValueError("must be a URL that starts with https:// (or http:// for a local endpoint)")
         return value.rstrip("/")
+
+    @field_validator("output_root", "ledger", "styles")
+    @classmethod
+    def _home_is_meant(cls, value: Path | None) -> Path | None:
+        """No shell has looked at what stands in `.env`."""
+        try:
+            return None if value is None else value.expanduser()
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
 
     def endpoint_id(self) -> str:
         """The endpoint to send to: `endpoint` if given, else the mode's; the 100 endpoint serves where no other is set.
@@ -162,13 +177,18 @@ class Settings(BaseSettings):
         )
 
     def require_api_key(self) -> str:
-        """The key's text. Raises `SettingsError` when there is none."""
-        if self.api_key is None or not self.api_key.get_secret_value().strip():
+        """The key's text. Raises `SettingsError` when there is none, or it could not be sent as a header."""
+        key = "" if self.api_key is None else self.api_key.get_secret_value().strip()
+        if not key:
             raise SettingsError(
                 "no API key: set it in the environment or .env, or try asyncgen without an account with --sandbox",
                 field="RUNPOD_API_KEY",
             )
-        return self.api_key.get_secret_value().strip()
+        if not _KEY_CHARACTERS.fullmatch(key):
+            raise SettingsError(
+                "holds a character that no key has: copy it from the console again", field="RUNPOD_API_KEY"
+            )
+        return key
 
     def changed(self, **overrides: Any) -> Self:
         """A copy with some settings replaced; None leaves a setting as it is. Raises `SettingsError`."""
@@ -183,6 +203,7 @@ _MODE_ENDPOINTS: Final[Mapping[str, tuple[str, ...]]] = {
     "posterFrameRegeneration": ("server_poster_id", "server_150_id"),
 }
 _OTHER_MODES: Final = ("server_150_id",)
+_KEY_CHARACTERS: Final = re.compile(r"[!-~]+")
 S = TypeVar("S", bound=Settings)
 
 
@@ -209,9 +230,9 @@ def source_of(field_name: str, overrides: Mapping[str, Any]) -> str:
     variable = variable_of(field_name)
     if overrides.get(field_name) is not None:
         return "option"
-    if os.environ.get(variable):
+    if _sets(os.environ, variable):
         return "environment"
-    return ENV_FILE if dotenv_values(ENV_FILE).get(variable) else "default"
+    return ENV_FILE if _sets(dotenv_values(ENV_FILE), variable) else "default"
 
 
 def user_folder() -> Path:
@@ -223,12 +244,23 @@ def user_folder() -> Path:
     return user_data_path("asyncgen")
 
 
+def _sets(variables: Mapping[str, str | None], variable: str) -> bool:
+    """As pydantic-settings looks: in any case, and what is empty is not set."""
+    return any(value for name, value in variables.items() if name.upper() == variable)
+
+
+def _variable_or_same(name: str) -> str:
+    return variable_of(name) if name in Settings.model_fields else name
+
+
 def _validated(cls: type[S], values: dict[str, Any]) -> S:
     try:
         return cls(**values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = str(first["loc"][0])
-        variable = variable_of(name) if name in cls.model_fields else name
+        first = error.errors(include_url=False)[0]
+        variable = str(first["loc"][0])
         message = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{message}; see docs/settings.md", field=variable) from None
+        given = "" if variable == variable_of("api_key") else f" (got {str(first['input'])[:80]!r})"
+        raise SettingsError(f"{message}{given}; see docs/settings.md", field=variable) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot be read ({error}): save it as UTF-8 text", field=ENV_FILE) from None

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from asyncgen.errors import StoreError
 from asyncgen.images import Picture
@@ -19,6 +19,7 @@ from asyncgen.ports import Disk, Ports
 from asyncgen.records import StoredPicture
 
 Prepared = tuple[StoredPicture, ...]
+T = TypeVar("T")
 
 _PIECE_BYTES: Final = 1 << 20
 _CURES: Final = {
@@ -46,9 +47,7 @@ class Store:
         """
         while True:
             taken = frozenset(self._reserved)
-            prepared = await self._ports.file_threads.run(
-                _prepare, self._ports.disk, self.root, pictures, names, hex8, taken
-            )
+            prepared = await self._guarded(_prepare, self._ports.disk, self.root, pictures, names, hex8, taken)
             paths = {picture.path for picture in prepared if picture.path is not None}
             if self._reserved.isdisjoint(paths):  # nobody took one of them meanwhile
                 self._reserved |= paths
@@ -59,16 +58,23 @@ class Store:
         self._reserved.difference_update(picture.path for picture in prepared if picture.path is not None)
 
     async def write(self, stored: Sequence[StoredPicture], pictures: Sequence[Picture]) -> bool:
-        """Put every picture in place, durably. False if a file that is not ours appeared under one of the names."""
+        """Put every picture in place, durably, or none of them: a job's pictures are recorded together.
+
+        False if a file that is not ours appeared under one of the names.
+        """
         work = [(self.root / s.path, p.data) for s, p in zip(stored, pictures, strict=True) if s.path is not None]
         return await self._guarded(_write_all, self._ports.disk, work)
 
     async def are_in_place(self, stored: Sequence[StoredPicture]) -> bool:
-        """After a crash: whether every file is there whole, by its hash. Temporary files are removed on the way."""
+        """After a crash: whether every file is there whole, by its hash.
+
+        Temporary files are removed on the way; so are whole pictures of a job of which others are missing, because its
+        result is fetched again and gets other names.
+        """
         work = [(self.root / s.path, s.sha256) for s in stored if s.path is not None]
         return len(work) == len(stored) and await self._guarded(_are_in_place, self._ports.disk, work)
 
-    async def _guarded(self, function: Callable[..., bool], *args: object) -> bool:
+    async def _guarded(self, function: Callable[..., T], *args: object) -> T:
         try:
             return await self._ports.file_threads.run(function, *args)
         except OSError as error:
@@ -107,7 +113,22 @@ def temporary_path(path: Path) -> Path:
 
 
 def _write_all(disk: Disk, work: Sequence[tuple[Path, bytes]]) -> bool:
-    return all(_write_one(disk, path, data) for path, data in work)
+    placed: list[Path] = []
+    try:
+        for path, data in work:
+            if not _write_one(disk, path, data):
+                break
+            placed.append(path)
+    finally:
+        if len(placed) < len(work):
+            _take_back(disk, placed)
+    return len(placed) == len(work)
+
+
+def _take_back(disk: Disk, paths: Sequence[Path]) -> None:
+    for path in paths:
+        disk.unlink(path)
+        disk.fsync_directory(path.parent)
 
 
 def _write_one(disk: Disk, path: Path, data: bytes) -> bool:
@@ -127,11 +148,12 @@ def _write_one(disk: Disk, path: Path, data: bytes) -> bool:
 
 
 def _are_in_place(disk: Disk, work: Sequence[tuple[Path, str]]) -> bool:
-    whole = True
+    whole = []
     for path, sha256 in work:
         disk.unlink(temporary_path(path))
         if disk.exists(path) and hashlib.sha256(disk.read(path)).hexdigest() == sha256:
             disk.fsync_directory(path.parent)  # its name may not have been durable yet
-        else:
-            whole = False
-    return whole
+            whole.append(path)
+    if len(whole) < len(work):
+        _take_back(disk, whole)
+    return len(whole) == len(work)

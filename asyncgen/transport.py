@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -25,15 +27,28 @@ from asyncgen.ports import (
 
 _CONNECT_TIMEOUT_SECONDS: Final = 15.0
 _READ_BUFFER_BYTES: Final = 1 << 20
+_LONG_BODY_BYTES: Final = 1 << 20
 _DNS_CACHE_SECONDS: Final = 300
 _USER_AGENT: Final = f"asyncgen/{__version__}"
 # What can only happen before the request is on its way.
 _NOT_SENT: Final = (
     aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.InvalidURL,
+    aiohttp.NonHttpUrlClientError,
     ssl.SSLCertVerificationError,
 )
+
+
+#: IPv6 addresses that a gateway turns into the IPv4 address in their last 32 bits (RFC 6052).
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+# What aiohttp hands to the resolver: it takes digits and dots for an address, in whatever alphabet they are written.
+_HOST_NAME: Final = re.compile(r"(?=.*[a-z])[a-z0-9._-]+", re.IGNORECASE)
+
+
+class _NoPublicAddressError(OSError):
+    """A name leads to no address on the public internet."""
 
 
 class _PublicResolver(AbstractResolver):
@@ -48,7 +63,7 @@ class _PublicResolver(AbstractResolver):
         found = await self._resolver.resolve(host, port, family)
         public = [entry for entry in found if is_public_address(entry["host"])]
         if not public:
-            raise OSError(f"{host} resolves to no public address")
+            raise _NoPublicAddressError(f"{host} resolves to no public address")
         return public
 
     async def close(self) -> None:
@@ -64,13 +79,13 @@ class AiohttpTransport:
     async def send(self, request: HttpRequest) -> HttpReply:
         """The whole reply, whatever its status. Raises only `TransportError`."""
         if request.public_hosts_only:
-            _refuse_private_literal(request.url)
+            _refuse_unless_public_or_name(request.url)
         session = self._public_session if request.public_hosts_only else self._session
         try:
             async with session.request(
                 request.method,
                 request.url,
-                data=request.body,
+                data=_sendable(request.body),
                 headers=request.headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=request.timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS),
@@ -79,7 +94,8 @@ class AiohttpTransport:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return HttpReply(response.status, headers, body)
         except _NOT_SENT as error:
-            raise NotSentError(_described(error)) from error
+            refused = isinstance(getattr(error, "os_error", None), _NoPublicAddressError)
+            raise (AddressRefusedError if refused else NotSentError)(_described(error)) from error
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise InterruptedReplyError(_described(error)) from error
 
@@ -97,9 +113,16 @@ async def aiohttp_transport() -> AsyncIterator[AiohttpTransport]:
 def is_public_address(address: str) -> bool:
     """Whether an IP address is reachable over the public internet: not loopback, private, link-local or reserved."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return ip.is_global and not ip.is_multicast
+    if isinstance(ip, ipaddress.IPv6Address):
+        ip = _ipv4_within(ip) or ip
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or getattr(ip, "is_site_local", False))
+
+
+def _ipv4_within(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that is reached through an IPv6 one, None for an address of its own."""
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour
 
 
 def _session(connector: aiohttp.TCPConnector, *, trust_env: bool = False) -> aiohttp.ClientSession:
@@ -111,6 +134,11 @@ def _session(connector: aiohttp.TCPConnector, *, trust_env: bool = False) -> aio
         read_bufsize=_READ_BUFFER_BYTES,
         headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
     )
+
+
+def _sendable(body: bytes | None) -> bytes | BytesIO | None:
+    """aiohttp sends a file piece by piece, and warns of long bytes because they go out in one."""
+    return body if body is None or len(body) <= _LONG_BODY_BYTES else BytesIO(body)
 
 
 async def _read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -125,14 +153,16 @@ async def _read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> byt
     return bytes(received)
 
 
-def _refuse_private_literal(url: str) -> None:
+def _refuse_unless_public_or_name(url: str) -> None:
     host = urlsplit(url).hostname or ""
+    if _HOST_NAME.fullmatch(host):
+        return  # the resolver decides
     try:
         public = is_public_address(host)
     except ValueError:
-        return  # a name: the resolver decides
+        public = False
     if not public:
-        raise AddressRefusedError(f"{host} is not a public address")
+        raise AddressRefusedError(f"{host!r} is neither a public address nor a host name")
 
 
 def _described(error: BaseException) -> str:

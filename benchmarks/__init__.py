@@ -2,7 +2,7 @@
 
     throughput    images per second and CPU per image, against a plain loop and raw sockets
 
-One question per file, with a `QUESTION` and a `run(quick)` that returns a `Report`; `__main__` lists them. Shared by
+One question per file, with a `run(quick)` that returns a `Report`; `__main__` lists them. Shared by
 all of them: `servers` (the sandbox in a process of its own), `measuring` (a side in a process of its own, its wall
 time and CPU), `peers` (what asyncgen is measured against), `pictures` (whether the files are right), `report` (the
 table).

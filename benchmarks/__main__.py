@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
 from benchmarks import throughput
+from benchmarks.report import Report
 
-BENCHMARKS: Final = {"throughput": throughput}
+#: Each takes whether it is to be quick.
+BENCHMARKS: Final[dict[str, Callable[[bool], Report]]] = {"throughput": throughput.run}
 _SETTINGS: Final = ("RUNPOD_", "ASYNCGEN_", "POLLING_", "MAX_POLLING_", "SYNC_TIMEOUT")
 _WIDTH: Final = 140  # a table that is cut to a pipe's 80 columns could not be read
 
@@ -28,8 +31,7 @@ def main(
     _forget_settings()
     console, verified = Console(width=_WIDTH), True
     for chosen in [name] if name else BENCHMARKS:
-        console.print(f"{chosen}: {BENCHMARKS[chosen].QUESTION}", highlight=False)
-        report = BENCHMARKS[chosen].run(quick)
+        report = BENCHMARKS[chosen](quick)
         report.show(console)
         verified = verified and not report.faults
     raise typer.Exit(0 if verified else 1)

@@ -13,7 +13,9 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -59,6 +61,8 @@ async def _plain_job(session: aiohttp.ClientSession, workload: Workload, graph: 
             record = await reply.json()
         if record["status"] == "COMPLETED":
             break
+        if record["status"] == "FAILED":
+            raise RuntimeError(f"job {job_id} failed: {record.get('error')}")
     picture = base64.b64decode(record["output"]["images"][0]["data"])
     (workload.folder / f"{number:05}.png").write_bytes(picture)
 
@@ -112,15 +116,23 @@ def _raw_lane(workload: Workload, bodies: list[bytes], numbers: range, buffers: 
 def _raw_job(
     connection: socket.socket, workload: Workload, body: bytes, path: Path, buffers: SimpleQueue[bytearray]
 ) -> None:
-    buffer = buffers.get()
-    start, end = _exchange(connection, _request(workload, "POST", "run", body), buffer)
-    job_id = json.loads(buffer[start:end])["id"]
-    buffers.put(buffer)
+    with _borrowed(buffers) as buffer:
+        start, end = _exchange(connection, _request(workload, "POST", "run", body), buffer)
+        job_id = json.loads(buffer[start:end])["id"]
     ask, stored = _request(workload, "GET", f"status/{job_id}"), False
     while not stored:
         time.sleep(workload.polling_interval_seconds)
-        buffer = buffers.get()
-        stored = _store(buffer, *_exchange(connection, ask, buffer), path)
+        with _borrowed(buffers) as buffer:
+            stored = _store(buffer, *_exchange(connection, ask, buffer), path)
+
+
+@contextmanager
+def _borrowed(buffers: SimpleQueue[bytearray]) -> Iterator[bytearray]:
+    """A buffer that goes back whatever happens: the other lanes wait for it."""
+    buffer = buffers.get()
+    try:
+        yield buffer
+    finally:
         buffers.put(buffer)
 
 
@@ -154,9 +166,11 @@ def _counted(received_bytes: int) -> int:
 
 
 def _store(buffer: bytearray, start: int, end: int, path: Path) -> bool:
-    """Decode the picture between `start` and `end` and put it on disk; False where the job is not done yet."""
+    """Decode the picture between `start` and `end` and put it on disk; False where the job has not ended yet."""
     mark = buffer.find(_PICTURE_START, start, end)
     if mark < 0:
+        if buffer.find(b'"FAILED"', start, end) >= 0:
+            raise RuntimeError(f"the job of {path.name} failed: {buffer[start:end].decode()}")
         return False
     first = mark + len(_PICTURE_START)
     picture = pybase64.b64decode(memoryview(buffer)[first : buffer.index(b'"', first, end)], validate=True)

@@ -17,18 +17,20 @@ from rich.table import Table
 class Report:
     """One benchmark's answer. `faults` say what is wrong with the files it made; empty where all were verified."""
 
+    question: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str]
     faults: Sequence[str]
 
     def show(self, console: Console) -> None:
-        """Print the table in Markdown, as `benchmarks/README.md` keeps it, then the notes and the faults."""
+        """Print the question, the table in Markdown, as `benchmarks/README.md` keeps it, the notes and the faults."""
         table = Table(box=box.MARKDOWN)
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="right" if number else "left", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
+        console.print(self.question, highlight=False)
         console.print(table)
         for line in (*self.notes, *(f"WRONG FILES: {fault}" for fault in self.faults)):
             console.print(line, highlight=False, markup=False, soft_wrap=True)

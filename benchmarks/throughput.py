@@ -23,7 +23,7 @@ from benchmarks.pictures import picture_faults
 from benchmarks.report import Report, machine
 from benchmarks.servers import API_KEY, ENDPOINT, SandboxServer, sandbox_server
 
-QUESTION: Final = "how many 1.8 MB images a second, and for how much CPU each?"
+QUESTION: Final = "throughput: how many 1.8 MB images a second, and for how much CPU each?"
 
 PICTURE_BYTES: Final = 1_800_000
 CONCURRENCY: Final = 64
@@ -145,7 +145,7 @@ def _report(rounds: Sequence[Round], jobs: int) -> Report:
     if not faults:
         count = sum(run.jobs for each in rounds for run in each.values())
         notes.append(f"verified: {count} files, every PNG whole, in each run all different")
-    return Report(_COLUMNS, [_row(rounds, name) for name in SIDES], notes, faults)
+    return Report(QUESTION, _COLUMNS, [_row(rounds, name) for name in SIDES], notes, faults)
 
 
 def _row(rounds: Sequence[Round], name: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 from PIL import Image
 
@@ -45,7 +47,7 @@ FAST: Mapping[str, Any] = {
 }  # fmt: skip
 SMALL: Mapping[str, Any] = {"width": 64, "height": 64}
 LEDGER = "ledger.sqlite3"
-_OURS = {LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f".{LEDGER}.lock", "manifest.jsonl"}
+_OURS = {LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f".{LEDGER}.lock", f".{LEDGER}.holder", "manifest.jsonl"}
 _CHECKOUT = Path(__file__).parent.parent
 
 
@@ -97,6 +99,20 @@ def most_out_at_once(jobs: list[dict[str, Any]], name: str = "accepted_at") -> i
     return most
 
 
+@asynccontextmanager
+async def site(routes: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]) -> AsyncIterator[str]:
+    """A small web site on loopback, for replies that no endpoint would give; its URL."""
+    application = web.Application()
+    application.add_routes([web.route("*", path, handler) for path, handler in routes.items()])
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.05)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
 # -- the parts, wired by hand, with a clock that does not wait ------------------------------------------------------
 
 
@@ -106,6 +122,7 @@ class JumpClock:
 
     seconds: float = 1000.0
     pauses: list[float] = field(default_factory=list)
+    on_pause: Callable[[], object] = lambda: None
 
     def now(self) -> float:
         return self.seconds
@@ -114,6 +131,7 @@ class JumpClock:
         return 1_700_000_000.0 + self.seconds
 
     async def sleep(self, seconds: float) -> None:
+        self.on_pause()
         self.pauses.append(seconds)
         self.seconds += seconds
         await anyio.sleep(0.001)
@@ -165,8 +183,8 @@ async def wired(sandbox: Sandbox | str, root: Path, *, pace: Pace | None = None,
         ports = replace(system_ports, clock=clock)
         ledger = Ledger(ports)
         await ledger.open()
-        async with anyio.create_task_group() as writer:
-            writer.start_soon(ledger.run_writer)
+        writer = asyncio.create_task(ledger.run_writer())
+        try:
             endpoint = Endpoint(ports, EndpointAddress(base_url, ENDPOINT), KEY, pace or Pace())
             bench = Workbench(
                 ports=ports,
@@ -178,8 +196,9 @@ async def wired(sandbox: Sandbox | str, root: Path, *, pace: Pace | None = None,
             )
             batch = await ledger.open_batch("set", PLATFORM)
             yield Wired(root, ports, clock, ledger, endpoint, bench, batch)
-            writer.cancel_scope.cancel()
-        await ledger.close()
+        finally:
+            writer.cancel()
+            await ledger.close()
 
 
 def _policy(endpoint: str, **more: Any) -> Policy:
@@ -244,7 +263,7 @@ def sandbox_in_a_thread(*faults: FaultRule, **settings: Any) -> Iterator[Remote]
 def sandbox_process(*options: str) -> Iterator[Remote]:
     """`asyncgen sandbox` in another process."""
     fast = ["--speed=1000", "--cold-start=0", "--execution=fixed:0.05", "--rate-limit-scale=0"]
-    with started("sandbox", "--port=0", *fast, *options) as process:
+    with started("sandbox", "--port=0", *fast, *options, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         yield Remote(line.split()[-1])
@@ -333,6 +352,13 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float = 30.0) -> 
         time.sleep(0.002)
 
 
+async def eventually(condition: Callable[[], bool], timeout_seconds: float = 20.0) -> None:
+    """`wait_until` for tests that share their event loop with what they wait for."""
+    with anyio.fail_after(timeout_seconds):
+        while not condition():  # noqa: ASYNC110 - books have no event to wait for
+            await anyio.sleep(0.001)
+
+
 # -- what is left on disk -------------------------------------------------------------------------------------------
 
 
@@ -347,6 +373,11 @@ def states(root: Path) -> dict[str, int]:
     return dict(ledger_rows(root, "SELECT state, count(*) FROM item GROUP BY state"))
 
 
+def files(root: Path, pattern: str = "*") -> list[Path]:
+    """The files below a folder, in order of their names."""
+    return sorted(path for path in root.rglob(pattern) if path.is_file())
+
+
 def manifest(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -357,8 +388,8 @@ def true_output(root: Path) -> list[dict[str, Any]]:
     Every file it names is there, whole, with the hash it names, and no two are alike; nothing else is in the folder.
     """
     lines = manifest(root)
-    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} - _OURS
-    assert files == {line["path"] for line in lines if line["path"] is not None}
+    found = {str(path.relative_to(root)) for path in files(root)} - _OURS
+    assert found == {line["path"] for line in lines if line["path"] is not None}
     for line in lines:
         if line["path"] is not None:
             data = (root / line["path"]).read_bytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from aiohttp import web
-from support import ENDPOINT, KEY, JumpClock, bought, fault, open_sandbox, request, wired
+from support import ENDPOINT, KEY, JumpClock, bought, eventually, fault, open_sandbox, request, site, wired
 
 from asyncgen.endpoint import MISSING_GRACE_SECONDS, Endpoint, Pace
 from asyncgen.errors import FailureCode, JobStillRunningError, RunPausedError
@@ -20,7 +20,6 @@ from asyncgen.protocol import (
     Accepted,
     Cancelled,
     Completed,
-    EndpointAddress,
     Failed,
     Health,
     Missing,
@@ -32,7 +31,6 @@ from asyncgen.protocol import (
 )
 from asyncgen.sandbox import Sandbox
 from asyncgen.stopping import Stop, StoppedError
-from asyncgen.transport import AiohttpTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -77,20 +75,6 @@ async def opened(sandbox: Sandbox | str, root: Path, pace: Pace | None = None) -
         yield Opened(parts.endpoint, parts.clock, body)
 
 
-@asynccontextmanager
-async def site(routes: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]) -> AsyncIterator[str]:
-    """A small web site on loopback, for replies that no endpoint would give; its URL."""
-    application = web.Application()
-    application.add_routes([web.route("*", path, handler) for path, handler in routes.items()])
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.05)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
 # -- submit ---------------------------------------------------------------------------------------------------------
 
 
@@ -128,10 +112,10 @@ async def test_a_run_whose_outcome_is_unknown_is_sent_once_and_never_again(tmp_p
 
 
 async def test_a_run_that_times_out_is_unknown(tmp_path: Path) -> None:
-    async with open_sandbox(fault("slow_body", operation="run", seconds=30)) as sandbox:
-        async with opened(sandbox, tmp_path, Pace(request_timeout_seconds=0.2)) as it:
-            assert isinstance(await it.submit(), Unknown)
-            assert len(bought(sandbox)) == 1
+    slow, pace = fault("slow_body", operation="run", seconds=30), Pace(request_timeout_seconds=0.2)
+    async with open_sandbox(slow) as sandbox, opened(sandbox, tmp_path, pace) as it:
+        assert isinstance(await it.submit(), Unknown)
+        assert len(bought(sandbox)) == 1
 
 
 async def test_retry_after_is_obeyed(tmp_path: Path) -> None:
@@ -154,14 +138,8 @@ async def test_a_fault_of_the_account_is_not_sent_again(tmp_path: Path, name: st
 
 async def test_a_stop_ends_the_wait_for_another_try(tmp_path: Path) -> None:
     stop = Stop()
-
-    class StopsAtFirstPause(JumpClock):
-        async def sleep(self, seconds: float) -> None:
-            stop.request()
-            await super().sleep(seconds)
-
     async with open_sandbox(fault("503")) as sandbox, opened(sandbox, tmp_path) as it:
-        it.clock.__class__ = StopsAtFirstPause
+        it.clock.on_pause = stop.request
         with pytest.raises(StoppedError):
             await it.endpoint.submit(it.body, it.diary, stop)
         assert it.diary.entries == ["intend", "Refused"]
@@ -171,8 +149,7 @@ async def test_cancelling_the_task_does_not_tear_a_submission_in_two(tmp_path: P
     async with open_sandbox(fault("slow_body", operation="run", seconds=0.2)) as sandbox:
         async with opened(sandbox, tmp_path) as it, anyio.create_task_group() as tasks:
             tasks.start_soon(it.submit)
-            while not bought(sandbox):
-                await anyio.sleep(0.001)
+            await eventually(lambda: bool(bought(sandbox)))
             tasks.cancel_scope.cancel()
         assert it.diary.entries == ["intend", "Accepted"]
 
@@ -295,14 +272,23 @@ async def test_runsync_brings_the_picture_in_its_reply(tmp_path: Path) -> None:
         assert sandbox.books.counts["requests.status"] == sandbox.books.counts["requests.status-sync"] == 0
 
 
-async def test_runsync_that_comes_back_unfinished_waits_on(tmp_path: Path) -> None:
-    """The server holds a request for a second at least; the job takes longer than that."""
-    pace = Pace(sync_timeout_seconds=1.01)
-    async with open_sandbox(speed=1, execution="fixed:1.2") as sandbox, opened(sandbox, tmp_path, pace) as it:
-        it.clock.seconds = 0
-        it.endpoint._pace = Pace(sync_timeout_seconds=700)
-        sandbox.exchange.settings  # noqa: B018 - reads nothing away: the sandbox itself holds for 1 s only
+@pytest.mark.parametrize("has_status_sync", [True, False])
+async def test_runsync_that_comes_back_unfinished_waits_on(tmp_path: Path, has_status_sync: bool) -> None:
+    """First held by the server; where an endpoint does not have that (it is undocumented), polled."""
+    asked: list[str] = []
+    words = iter(["IN_QUEUE", "IN_PROGRESS", "COMPLETED"])
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path.split("/")[2])
+        if asked[-1] == "status-sync" and not has_status_sync:
+            return web.Response(status=404)
+        return web.json_response({"id": "x", "status": next(words), "output": {"message": "iVBORw0KGgo"}})
+
+    routes = {f"/{ENDPOINT}/{path}": answer for path in ("runsync", "status-sync/x", "status/x")}
+    async with site(routes) as url, opened(url, tmp_path) as it:
         assert isinstance(await it.endpoint.runsync(it.body), Completed)
+    waits = ["status-sync", "status-sync"] if has_status_sync else ["status-sync", "status", "status"]
+    assert asked == ["runsync", *waits]
 
 
 async def test_runsync_gives_up_at_its_timeout_and_names_the_job(tmp_path: Path) -> None:
@@ -330,10 +316,19 @@ async def _picture(_: web.Request) -> web.Response:
 
 async def test_a_result_url_must_be_https_and_public(tmp_path: Path) -> None:
     async with site({"/x.png": _picture}) as url, opened(url, tmp_path) as it:
-        for refused in (f"{url}/x.png", "https://127.0.0.1/x.png", "https://localhost/x.png", "file:///etc/passwd"):
+        for refused in (f"{url}/x.png", "https://127.0.0.1/x.png", "https://10.1.2.3/x.png", "file:///etc/passwd"):
             outcome = await it.endpoint.download(refused)
             assert isinstance(outcome, Rejected), refused
             assert outcome.failure.code is FailureCode.RESULT_URL_REFUSED
+
+
+@pytest.mark.xfail(reason="transport.py turns the resolver's refusal into NotSentError, so it is tried for 5 minutes")
+async def test_a_name_that_hides_a_private_address_is_refused_at_once(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, opened(sandbox, tmp_path) as it:
+        outcome = await it.endpoint.download("https://localhost/x.png")
+        assert isinstance(outcome, Rejected)
+        assert outcome.failure.code is FailureCode.RESULT_URL_REFUSED
+        assert it.clock.pauses == []
 
 
 async def test_private_addresses_are_opened_where_that_is_allowed(tmp_path: Path) -> None:
@@ -414,6 +409,18 @@ async def test_a_link_that_has_expired_is_not_asked_for_ever(tmp_path: Path) -> 
         assert "expired" in outcome.failure.message
 
 
+async def test_a_site_that_stays_down_fails_this_image_and_does_not_pause_the_run(tmp_path: Path) -> None:
+    async def down(_: web.Request) -> web.Response:
+        return web.Response(status=500)
+
+    pace = Pace(allow_private_urls=True)
+    async with site({"/x.png": down}) as url, opened(url, tmp_path, pace) as it:
+        for bad in (f"{url}/x.png", "http://127.0.0.1:9/x.png"):
+            outcome = await it.endpoint.download(bad)
+            assert isinstance(outcome, Rejected), bad
+            assert bad in outcome.failure.message
+
+
 # -- pace -----------------------------------------------------------------------------------------------------------
 
 
@@ -436,10 +443,14 @@ async def test_no_more_replies_are_received_at_once_than_allowed(tmp_path: Path)
         at_once[0] -= 1
         return web.json_response({"id": "x", "status": "CANCELLED"})
 
-    async with site({f"/{ENDPOINT}/status/x": status}) as url:
-        async with opened(url, tmp_path, Pace(downloads_at_once=3)) as it, anyio.create_task_group() as tasks:
-            for _ in range(20):
-                tasks.start_soon(it.endpoint.wait_output, "x")
+    pace = Pace(downloads_at_once=3)
+    async with (
+        site({f"/{ENDPOINT}/status/x": status}) as url,
+        opened(url, tmp_path, pace) as it,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(20):
+            tasks.start_soon(it.endpoint.wait_output, "x")
     assert at_once[1] == 3
 
 
@@ -453,9 +464,3 @@ async def test_every_request_carries_the_key_and_no_status_call_sets_a_time_to_l
     async with site({f"/{ENDPOINT}/status/x": status}) as url, opened(url, tmp_path) as it:
         await it.endpoint.wait_output("x")
     assert seen == [(f"Bearer {KEY}", "")]
-
-
-def test_an_endpoint_shows_no_key() -> None:
-    assert KEY not in repr(Endpoint.__init__)
-    assert AiohttpTransport
-    assert EndpointAddress

@@ -1,0 +1,131 @@
+"""SIGKILL in the middle of a batch, and the same command again: nothing lost, nothing bought twice.
+
+The sandbox runs in another process and keeps books of all it has accepted; they, and not our ledger, are believed.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from support import (
+    ENDPOINT,
+    Ran,
+    Remote,
+    account,
+    fault,
+    files,
+    prompts,
+    run_cli,
+    sandbox_process,
+    started,
+    states,
+    true_output,
+    wait_until,
+)
+
+COUNT = 300
+
+
+class Batch:
+    """One batch of the command line, that can be started, killed and started again."""
+
+    def __init__(self, folder: Path, sandbox: Remote, count: int, *options: str) -> None:
+        (folder / "prompts.txt").write_text("\n".join(prompts(count)), encoding="utf-8")
+        self.root = folder / "out"
+        self._folder, self._environment = folder, account(sandbox)
+        self._arguments = ("batch", "prompts.txt", "--out", "out", "--json", *options)
+        self._sandbox = sandbox
+
+    def kill_at(self, accepted: int) -> None:
+        """Start it, and kill it as soon as the sandbox has accepted so many jobs in all."""
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with started(*self._arguments, cwd=self._folder, env=self._environment, **quiet) as process:
+            wait_until(lambda: self._sandbox.accepted() >= accepted)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert process.returncode == -signal.SIGKILL
+
+    def run(self, *options: str) -> Ran:
+        """Run it to its end."""
+        return run_cli(*self._arguments, *options, cwd=self._folder, env=self._environment)
+
+
+def times_bought(sandbox: Remote) -> Counter[str]:
+    """How often the sandbox has accepted each input: prompt, seed and all."""
+    return Counter(job["input_digest"] for job in sandbox.books())
+
+
+def prompts_bought(sandbox: Remote) -> Counter[Any]:
+    return Counter(job["prompt"] for job in sandbox.books())
+
+
+def test_a_batch_that_is_killed_again_and_again_buys_no_image_twice(tmp_path: Path) -> None:
+    with sandbox_process() as sandbox:
+        batch = Batch(tmp_path, sandbox, COUNT, "--width=64", "--height=64", "--concurrency=32")
+        for accepted in (20, 110, 200):
+            batch.kill_at(accepted)
+        ran = batch.run()
+        held = ran.summary["held"]
+        assert ran.code == (5 if held else 0), ran
+        assert set(times_bought(sandbox).values()) == {1}
+        assert set(prompts_bought(sandbox).values()) == {1}
+        # each of them is there, or was in the air at a kill and is held: nothing else can have become of it
+        assert states(batch.root) == {"stored": COUNT - held} | ({"unknown": held} if held else {})
+        assert held <= 3 * 32
+        assert len(true_output(batch.root)) == COUNT - held
+        again = batch.run()
+        assert (again.code, again.summary["made"], again.summary["held"]) == (ran.code, 0, held)
+        told = batch.run("--unknown", "resubmit")
+        assert (told.code, told.summary["made"], told.summary["held"]) == (0, held, 0)
+        assert sum(times_bought(sandbox).values()) <= COUNT + held
+    lines = true_output(batch.root)
+    assert sorted(line["prompt"] for line in lines) == sorted(prompts(COUNT))
+    assert files(batch.root, "*.part") == files(batch.root, ".*.part") == []
+
+
+def test_submissions_in_the_air_at_the_kill_are_held_reported_and_resubmitted_only_when_told(tmp_path: Path) -> None:
+    """Twelve replies to /run are on their way for half a minute: the sandbox has accepted the jobs, we cannot know."""
+    with sandbox_process() as sandbox:
+        sandbox.add(fault("slow_body", operation="run", nth=range(60, 72), seconds=30))
+        batch = Batch(tmp_path, sandbox, 120, "--width=64", "--height=64", "--concurrency=24")
+        batch.kill_at(100)
+        ran = batch.run()
+        held = [entry for entry in ran.json if entry.get("status") == "held"]
+        assert (ran.code, ran.summary["held"]) == (5, len(held))
+        assert len(held) >= 12
+        assert all("in the air" in entry["failure"]["message"] for entry in held)
+        assert set(prompts_bought(sandbox).values()) == {1}
+        told = batch.run("--unknown", "resubmit")
+        assert (told.code, told.summary["made"], told.summary["kept"]) == (0, len(held), 120 - len(held))
+        twice = {prompt for prompt, times in prompts_bought(sandbox).items() if times > 1}
+        assert twice <= {entry["metadata"]["prompt"] for entry in held}
+        assert len(twice) >= 12
+    assert len(true_output(batch.root)) == 120
+
+
+def test_a_kill_while_results_are_stored_leaves_no_half_picture_and_fetches_again(tmp_path: Path) -> None:
+    """All jobs are accepted and done when the process dies: the second one only collects."""
+    with sandbox_process() as sandbox:
+        batch = Batch(tmp_path, sandbox, 60, "--width=256", "--height=256", "--concurrency=60")
+        batch.kill_at(60)
+        ran = batch.run()
+        assert ran.summary["made"] + ran.summary["kept"] + ran.summary["held"] == 60
+        assert set(prompts_bought(sandbox).values()) == {1}
+        assert sandbox.accepted() == 60
+    assert len(true_output(batch.root)) == 60 - ran.summary["held"]
+
+
+def test_500_prompts_at_concurrency_64_end_with_500_pictures_and_a_true_manifest(tmp_path: Path) -> None:
+    with sandbox_process("--workers=64", "--pictures=stamped") as sandbox:
+        batch = Batch(tmp_path, sandbox, 500, "--style=1", "--width=256", "--height=256", "--concurrency=64")
+        ran = batch.run()
+        assert (ran.code, ran.summary["made"], ran.summary["pictures"]) == (0, 500, 500), ran
+        assert (sandbox.accepted(), set(times_bought(sandbox).values())) == (500, {1})
+        assert {job["endpoint"] for job in sandbox.books()} == {ENDPOINT}
+    lines = true_output(batch.root)
+    assert sorted(line["prompt"] for line in lines) == sorted(prompts(500))
+    assert {(line["width"], line["height"], line["style_id"]) for line in lines} == {(256, 256, "1")}

@@ -1,0 +1,511 @@
+"""The command line in a process of its own: commands, exit codes, what is printed where, and signals.
+
+Starting Python costs most of the time here, so a test claims what one run of a command shows. One sandbox serves all;
+each test has an endpoint of its own on it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pty
+import re
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    KEY,
+    Ran,
+    Remote,
+    account,
+    cli_environment,
+    fault,
+    files,
+    ledger_rows,
+    manifest,
+    prompts,
+    run_cli,
+    sandbox_in_a_thread,
+    started,
+    states,
+    true_output,
+    wait_until,
+)
+from typer.testing import CliRunner
+
+from asyncgen.cli import app
+
+SIZE = ("--width", "64", "--height", "64")
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def everywhere() -> Iterator[Remote]:
+    with sandbox_in_a_thread(zero_workers=["idle-1", "idle-2", "idle-3", "idle-4"], endpoints=ENDPOINTS) as remote:
+        yield remote
+
+
+ENDPOINTS = [*(f"idle-{number}" for number in range(1, 5)), *(f"ep-{number}" for number in range(1, 60))]
+_numbers = iter(range(1, 60))
+
+
+@pytest.fixture
+def sandbox(everywhere: Remote) -> Iterator[Remote]:
+    yield everywhere
+    everywhere.clear()
+
+
+@pytest.fixture
+def endpoint() -> str:
+    return f"ep-{next(_numbers)}"
+
+
+@pytest.fixture
+def cli(sandbox: Remote, endpoint: str, tmp_path: Path) -> Cli:
+    """Run a command as a user of an endpoint, in a folder of their own."""
+
+    def run(*arguments: str, stdin: str = "", **variables: str) -> Ran:
+        return run_cli(*arguments, cwd=tmp_path, env={**account(sandbox, endpoint), **variables}, stdin=stdin)
+
+    return run
+
+
+@pytest.fixture
+def inside(sandbox: Remote, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    """As `cli`, within this process: for what needs no process of its own, because starting one takes a second."""
+    logger = logging.getLogger("asyncgen")
+    before = logger.handlers[:], logger.level, logger.propagate
+    monkeypatch.chdir(tmp_path)
+    for name, value in cli_environment(**account(sandbox, endpoint)).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> Ran:
+        result = CliRunner().invoke(app, arguments)
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    yield run
+    for handler in logger.handlers:
+        handler.close()
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def write(path: Path, lines: list[Any]) -> str:
+    text = "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+    path.write_text(text, encoding="utf-8")
+    return path.name
+
+
+# -- a batch --------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_made_and_continued(cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "animals.txt", ["# animals", "", *prompts(6)])
+    first = cli("batch", file, "--style", "1", *SIZE)
+    assert first.code == 0, first
+    assert "animals: 6 wanted: 6 new, 0 kept, 0 changed" in first.out
+    root = tmp_path / "asyncgen-sandbox"
+    assert {Path(line["path"]).parts[:3] for line in true_output(root)} == {
+        ("resources", "style_images", "1_ink_intensity")
+    }
+    # edited: one row gone, one new, the others in another order
+    write(tmp_path / "animals.txt", ["a new one", *prompts(6)[:0:-1]])
+    second = cli("batch", file, "--style", "1", *SIZE)
+    assert second.code == 0, second
+    assert "animals: 6 wanted: 1 new, 5 kept, 0 changed" in second.out
+    assert len(sandbox.books(endpoint)) == 7
+    assert len(true_output(root)) == 7
+
+
+def test_json_is_one_object_a_line_and_nothing_else(cli: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "p.txt", prompts(3))
+    ran = cli("batch", file, *SIZE, "--json", "-vv")
+    assert [entry["event"] for entry in ran.json] == ["start", "result", "result", "result", "summary"]
+    results = {entry["index"]: entry for entry in ran.json if entry["event"] == "result"}
+    assert [results[n]["metadata"]["prompt"] for n in range(3)] == prompts(3)
+    assert all(re.fullmatch("img_[0-9a-f]{8}", entry["request_id"]) for entry in results.values())
+    assert all((tmp_path / entry["saved_path"]).exists() for entry in results.values())
+    assert ran.summary["made"] == 3
+    assert "DEBUG" in ran.err
+
+
+def test_some_failed_is_exit_code_1_and_retry_failed_tries_them_again(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    sandbox.add(fault("failed:exception", endpoint=endpoint, prompt_contains="study 1"))
+    file = write(tmp_path / "p.txt", prompts(3))
+    first = inside("batch", file, *SIZE)
+    assert (first.code, "1 failed; --retry-failed" in first.out) == (1, True), first
+    sandbox.clear()
+    assert inside("batch", file, *SIZE).code == 1
+    assert len(sandbox.books(endpoint)) == 3
+    second = inside("batch", file, *SIZE, "--retry-failed", "--json")
+    assert (second.code, second.summary["made"], second.summary["kept"]) == (0, 1, 2)
+
+
+def test_retry_and_status_know_a_batch_by_its_name(inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
+    sandbox.add(fault("failed:exception", endpoint=endpoint, nth=[1]))
+    file = write(tmp_path / "p.csv", ["prompt,seed", "a fox,", "a fox,", "an owl,7"])
+    assert inside("batch", file, *SIZE, "--name", "zoo", "--out", "out").code == 1
+    status = inside("status", "--out", "out", "--json")
+    (entry,) = status.json
+    assert (entry["name"], entry["wanted"], entry["states"]) == ("zoo", 3, {"failed": 1, "stored": 2})
+    ran = inside("retry", "zoo", "--out", "out", "--json")
+    assert (ran.code, ran.summary["wanted"], ran.summary["made"], ran.summary["kept"]) == (0, 3, 1, 2), ran
+    unknown = inside("retry", "zzz", "--out", "out")
+    assert (unknown.code, "'zzz'" in unknown.err, "zoo" in unknown.err) == (2, True, True)
+
+
+def test_again_makes_a_new_set_beside_the_first(inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "p.jsonl", [{"prompt": "a fox"}, '"an owl"'])
+    assert inside("batch", file, *SIZE).code == 0
+    ran = inside("batch", file, *SIZE, "--again", "--json")
+    assert (ran.code, ran.summary["batch"], ran.summary["made"]) == (0, "p-2", 2)
+    assert len(sandbox.books(endpoint)) == 4
+
+
+def test_an_edited_style_is_counted_and_bought_again_only_when_told(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    shipped = Path(__file__).parent.parent / "resources" / "styles_registry.json"
+    registry = json.loads(shipped.read_text())
+    (tmp_path / "styles.json").write_text(json.dumps(registry))
+    arguments = ("batch", write(tmp_path / "p.txt", prompts(2)), "--style", "1", *SIZE, "--styles", "styles.json")
+    assert inside(*arguments).code == 0
+    registry["styles"][0]["backpad"] = "in pale watercolour"
+    (tmp_path / "styles.json").write_text(json.dumps(registry))
+    kept = inside(*arguments)
+    assert (kept.code, "0 new, 2 kept, 2 changed" in kept.out, "--rebuy-changed" in kept.out) == (0, True, True)
+    made = inside(*arguments, "--rebuy-changed", "--json")
+    assert (made.code, made.summary["made"], len(sandbox.books(endpoint))) == (0, 2, 4)
+    assert all("pale watercolour" in line["prompt_sent"] for line in manifest(tmp_path / "asyncgen-sandbox"))
+
+
+def test_options_are_for_all_rows_and_a_row_s_own_word_wins(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "p.csv", ["prompt,style_id,guidance", "a fox,,", "an owl,16,5.5"])
+    options = ("--style", "1", "--guidance", "2.5", "--images", "2", "--batch-size", "2", "--seed", "3", "--steps", "9")
+    ran = inside("batch", file, *SIZE, *options, "--json", "--character-lora", "bob", "--cine-strength", "0.5")
+    assert ran.code == 0, ran
+    lines = true_output(tmp_path / "asyncgen-sandbox")
+    told = {(line["prompt"], line["style_id"], line["flux_guidance"], line["steps"], line["seed"]) for line in lines}
+    assert told == {
+        (prompt, style, guidance, 9, seed)
+        for prompt, style, guidance in (("a fox", "1", 2.5), ("an owl", "16", 5.5))
+        for seed in (3, 4)
+    }
+    assert len(sandbox.books(endpoint)) == 4
+    assert len(lines) == 8
+    assert all([lora["name"] for lora in line["loras"]][1:] == ["bob.safetensors", "FILM-V3-FLUX.safetensors"]
+               for line in lines)  # fmt: skip
+
+
+# -- input ----------------------------------------------------------------------------------------------------------
+
+
+def test_bad_rows_are_told_by_file_line_and_field_and_nothing_is_sent(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "a fox"}, {"prompt": ""}, {"prompt": "x", "steps": 0}, {"prompt": "x", "style": "Inky"}, "{"]
+    file = write(tmp_path / "p.jsonl", rows)
+    ran = inside("batch", file, *SIZE)
+    assert ran.code == 2
+    for place in ("p.jsonl:2:prompt:", "p.jsonl:3:steps:", "p.jsonl:4:style", "p.jsonl:5"):
+        assert place in ran.err
+    assert "nothing was sent" in ran.err
+    assert sandbox.books(endpoint) == []
+    skipped = inside("batch", file, *SIZE, "--skip-bad")
+    assert (skipped.code, "4 bad rows are left out" in skipped.out) == (0, True), skipped
+    assert [job["prompt"] for job in sandbox.books(endpoint)] == ["a fox"]
+
+
+def test_a_stream_fails_at_its_row_and_keeps_what_is_done(
+    cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    rows = "".join(f"{json.dumps({'prompt': prompt})}\n" for prompt in prompts(40)) + '{"prompt": ""}\n'
+    ran = cli("batch", "-", "--format", "jsonl", *SIZE, "--name", "stream", stdin=rows)
+    assert (ran.code, "stdin:41:prompt" in ran.err) == (2, True), ran
+    sold = len(sandbox.books(endpoint))
+    assert len(true_output(tmp_path / "asyncgen-sandbox")) == sold >= 32 - 1
+
+
+def test_a_stream_is_worked_on_while_it_comes(sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
+    """One line, and then nothing for a while: its image is made meanwhile."""
+    with started("batch", "-", *SIZE, cwd=tmp_path, env=account(sandbox, endpoint)) as process:
+        assert process.stdin is not None
+        process.stdin.write("a fox\n")
+        process.stdin.flush()
+        wait_until(lambda: len(sandbox.books(endpoint)) == 1, 10)
+        process.stdin.write("an owl\n")
+        process.stdin.close()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("batch", "nowhere.txt"), "nowhere.txt"),
+        (("batch", "p.docx"), ".jsonl"),
+        (("batch", "empty.txt"), "no prompt"),
+        (("batch", "p.txt", "--style", "Ink Intensit"), "Ink Intensity"),
+        (("batch", "p.txt", "--width", "65"), "width"),
+        (("batch", "p.txt", "--model-url", "nonsense"), "NAME=URL"),
+        (("batch", "p.txt", "--workflow", "nonsense"), "nonsense"),
+        (("generate", " "), "prompt"),
+    ],
+)
+def test_bad_input_is_exit_code_2_with_a_line_that_says_why(
+    inside: Cli, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    write(tmp_path / "p.txt", ["a fox"])
+    write(tmp_path / "empty.txt", ["# nothing"])
+    ran = inside(*arguments)
+    assert (ran.code, says in ran.err, "Traceback" in ran.err, ran.out) == (2, True, False, ""), ran
+
+
+def test_without_a_key_it_says_how_to_get_on(tmp_path: Path) -> None:
+    ran = run_cli("generate", "a fox", cwd=tmp_path)
+    assert (ran.code, "--sandbox" in ran.err) == (2, True)
+    assert files(tmp_path) == []
+
+
+# -- one image, and the other commands ------------------------------------------------------------------------------
+
+
+def test_generate_makes_one_image_in_the_sandbox_without_any_account(tmp_path: Path) -> None:
+    ran = run_cli("generate", "a fox", "--sandbox", "--filename", "fox", "--style", "1", *SIZE, cwd=tmp_path)
+    assert (ran.code, ran.err.count("\n")) == (0, 0) or "LoRA" in ran.err, ran
+    (line,) = true_output(tmp_path / "asyncgen-sandbox")
+    assert line["path"].endswith("1_ink_intensity/fox.png")
+
+
+def test_version_help_and_no_arguments(tmp_path: Path) -> None:
+    version = run_cli("--version", cwd=tmp_path)
+    assert (version.code, bool(re.fullmatch(r"asyncgen \d+\.\d+\.\d+\S*\n", version.out))) == (0, True)
+    helped = run_cli("--help", cwd=tmp_path)
+    assert all(command in helped.out for command in ("batch", "generate", "retry", "status", "styles", "check"))
+    assert "Exit codes" in helped.out
+
+
+def test_styles_are_listed_and_one_is_shown_with_its_history(inside: Cli) -> None:
+    listed = inside("styles")
+    assert (listed.code, "Ink Intensity" in listed.out, "Dynamic Simplicity" in listed.out) == (0, True, True)
+    assert inside("generate", "a fox", "--style", "16", *SIZE).code == 0
+    (shown,) = inside("styles", "show", "16", "--sandbox", "--json").json
+    assert shown["style"]["title"] == "Dynamic Simplicity"
+    assert [use["prompt"] for use in shown["history"]] == ["a fox"]
+    unknown = inside("styles", "show", "99")
+    assert (unknown.code, "99" in unknown.err) == (2, True)
+
+
+def test_check_shows_settings_with_their_source_and_what_is_wrong(inside: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLLING_INTERVAL", "0.5")
+    ran = inside("check")
+    assert ran.code == 0, ran
+    assert re.search(r"POLLING_INTERVAL +0\.5 +environment", ran.out)
+    assert KEY not in ran.out + ran.err
+    assert KEY[-4:] in ran.out
+    (wrong,) = inside("check", "--endpoint", "no-such-endpoint", "--json").json
+    assert [f["level"] for f in wrong["findings"] if "no-such-endpoint" in f["text"]] == ["problem"]
+
+
+# -- exit codes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "code"), [("unauthorized", "key_refused"), ("no_credit", "no_credit")])
+def test_an_account_that_refuses_work_is_exit_code_4_with_everything_pending(
+    cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path, name: str, code: str
+) -> None:
+    sandbox.add(fault(name, endpoint=endpoint, nth=range(4, 1000)))
+    ran = cli("batch", write(tmp_path / "p.txt", prompts(30)), *SIZE, "--concurrency", "4")
+    assert (ran.code, code in ran.err, "27 still to do" in ran.out) == (4, True, True), ran
+    assert states(tmp_path / "asyncgen-sandbox") == {"stored": 3, "wanted": 27}  # all 30 fit into one chunk
+
+
+def test_unknown_outcomes_are_held_as_exit_code_5_until_told(
+    cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    sandbox.add(fault("reset_after_accept", endpoint=endpoint, nth=[2, 4]))
+    arguments = ("batch", write(tmp_path / "p.txt", prompts(6)), *SIZE)
+    held = cli(*arguments)
+    assert (held.code, "2 held" in held.out, "--unknown resubmit" in held.out) == (5, True, True), held
+    assert cli(*arguments).code == 5
+    assert len(sandbox.books(endpoint)) == 6
+    told = cli(*arguments, "--unknown", "resubmit", "--json")
+    assert (told.code, told.summary["made"], told.summary["held"]) == (0, 2, 0)
+    assert len(sandbox.books(endpoint)) == 8
+
+
+def test_an_output_folder_or_a_network_that_cannot_be_used_is_exit_code_6(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    disk = cli("generate", "a fox", *SIZE, "--out", "file")
+    assert (disk.code, "--out" in disk.err, "Traceback" in disk.err) == (6, True, False), disk
+    network = cli("generate", "a fox", *SIZE, RUNPOD_ENDPOINT_BASE_URL="http://127.0.0.1:9/v2")
+    assert (network.code, "127.0.0.1:9" in network.err, "Traceback" in network.err) == (6, True, False), network
+
+
+# -- signals --------------------------------------------------------------------------------------------------------
+
+
+def started_batch(tmp_path: Path, sandbox: Remote, endpoint: str, count: int, *options: str) -> Any:
+    file = write(tmp_path / "p.txt", prompts(count))
+    arguments = ("batch", file, *SIZE, "--out", "out", "--concurrency", "8", *options)
+    return started(*arguments, cwd=tmp_path, env=account(sandbox, endpoint))
+
+
+def test_ctrl_c_once_sends_nothing_new_and_collects_what_is_out(tmp_path: Path) -> None:
+    with sandbox_in_a_thread(execution="fixed:300") as slow:
+        with started_batch(tmp_path, slow, "ep", 200) as process:
+            wait_until(lambda: slow.accepted() >= 8)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        assert (process.returncode, "in flight; once more stops now" in out, err) == (3, True, ""), (out, err)
+        sold = slow.books()
+        assert len(sold) <= 24
+        assert states(tmp_path / "out")["stored"] == len(sold)
+        assert "still to do; the same command continues" in out
+    assert len(true_output(tmp_path / "out")) == len(sold)
+
+
+def test_ctrl_c_twice_stops_at_once_and_the_ledger_remembers(sandbox: Remote, tmp_path: Path) -> None:
+    with started_batch(tmp_path, sandbox, "idle-1", 20) as process:
+        wait_until(lambda: states_so_far(tmp_path / "out").get("accepted", 0) == 8)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        while "once more" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 3
+    known = {job_id for (job_id,) in ledger_rows(tmp_path / "out", "SELECT job_id FROM item WHERE state = 'accepted'")}
+    assert known == {job["id"] for job in sandbox.books("idle-1")}
+
+
+def test_on_stop_cancel_takes_back_what_is_out(sandbox: Remote, tmp_path: Path) -> None:
+    with started_batch(tmp_path, sandbox, "idle-2", 20, "--on-stop", "cancel") as process:
+        wait_until(lambda: states_so_far(tmp_path / "out").get("accepted", 0) == 8)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 3
+    assert [(job["cancels"], job["state"]) for job in sandbox.books("idle-2")] == [(1, "CANCELLED")] * 8
+    assert states(tmp_path / "out") == {"cancelled": 8, "wanted": 12}
+
+
+def test_ctrl_c_ends_a_stream_that_nobody_writes_to(sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
+    with started("batch", "-", *SIZE, "--out", "out", cwd=tmp_path, env=account(sandbox, endpoint)) as process:
+        assert process.stdin is not None
+        process.stdin.write("a fox\n" * 40)
+        process.stdin.flush()
+        wait_until(lambda: states_so_far(tmp_path / "out").get("stored", 0) >= 32)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 3
+
+
+def test_sigterm_is_as_good_as_ctrl_c(sandbox: Remote, tmp_path: Path) -> None:
+    with started_batch(tmp_path, sandbox, "idle-3", 20, "--on-stop", "cancel", "--json") as process:
+        wait_until(lambda: states_so_far(tmp_path / "out").get("accepted", 0) == 8)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+        assert process.returncode == 3
+    summary = Ran(3, out, "").summary
+    assert (summary["cancelled"], summary["made"]) == (8, 0)
+
+
+def test_a_ledger_in_use_names_the_process_that_uses_it_and_status_works_beside_it(
+    cli: Cli, sandbox: Remote, tmp_path: Path
+) -> None:
+    with started_batch(tmp_path, sandbox, "idle-4", 20) as process:
+        wait_until(lambda: states_so_far(tmp_path / "out").get("accepted", 0) == 8)
+        second = cli("generate", "a fox", "--out", "out")
+        assert (second.code, f"process {process.pid}" in second.err) == (6, True), second
+        (status,) = cli("status", "--out", "out", "--json").json
+        assert status["states"]["accepted"] == 8
+        process.kill()
+
+
+def states_so_far(root: Path) -> dict[str, int]:
+    """`states`, while another process is still making the ledger."""
+    try:
+        return states(root)
+    except sqlite3.OperationalError:
+        return {}
+
+
+# -- what is shown, logged, and never shown -------------------------------------------------------------------------
+
+
+def test_the_key_is_nowhere(cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
+    sandbox.add(fault("unauthorized", endpoint=endpoint, nth=[4]), fault("502", endpoint=endpoint, nth=[2]))
+    file = write(tmp_path / "p.txt", prompts(6))
+    ran = cli("batch", file, *SIZE, "-vv", "--log-file", "log.txt", "--concurrency", "1")
+    assert ran.code == 4
+    assert KEY not in ran.out + ran.err
+    assert {path for path in files(tmp_path) if KEY.encode() in path.read_bytes()} == set()
+    log = (tmp_path / "log.txt").read_text()
+    ids = {request_id for (request_id,) in ledger_rows(tmp_path / "asyncgen-sandbox", "SELECT request_id FROM item")}
+    of_jobs = [line for line in log.splitlines() if "accepted as job" in line or "stored" in line]
+    assert len(of_jobs) >= 4
+    assert all(any(request_id in line for request_id in ids) for line in of_jobs)
+
+
+def test_a_log_may_be_json_with_the_request_id_of_each_job(inside: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "p.txt", prompts(2))
+    assert inside("batch", file, *SIZE, "-vv", "--log-file", "log.jsonl", "--log-json").code == 0
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    stored = [entry for entry in entries if entry["message"].startswith("stored")]
+    assert len({entry["request_id"] for entry in stored}) == 2
+    assert all(re.fullmatch("img_[0-9a-f]{8}", entry["request_id"]) for entry in stored)
+
+
+def test_a_terminal_gets_a_live_line(sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
+    with sandbox_in_a_thread(execution="fixed:600", workers=2) as slow:
+        text = on_a_terminal(tmp_path, slow, "batch", write(tmp_path / "p.txt", prompts(4)), *SIZE)
+    assert re.search(r"\d/4 done · 0 failed · \d in flight · \d queued · [\d.]+ images/s", text)
+    assert "GPU" in text
+    assert "━" in text
+    assert "4 wanted: 4 new, 0 kept" in text
+
+
+def on_a_terminal(cwd: Path, sandbox: Remote, *arguments: str) -> str:
+    """What the command shows where standard output is a terminal."""
+    ours, theirs = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        try:
+            while piece := os.read(ours, 4096):
+                shown.extend(piece)
+        except OSError:
+            pass  # the other end is closed: the command has ended
+
+    reader = threading.Thread(target=read)
+    with started(*arguments, cwd=cwd, env={**account(sandbox), "TERM": "xterm"}, stdout=theirs) as process:
+        os.close(theirs)
+        reader.start()
+        assert process.wait(30) == 0
+    reader.join(10)
+    os.close(ours)
+    return shown.decode()
+
+
+def test_quiet_is_quiet_and_plain_output_has_no_control_characters(inside: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "p.txt", prompts(2))
+    plain = inside("batch", file, *SIZE)
+    assert "\x1b" not in plain.out
+    quiet = inside("batch", file, *SIZE, "-q", "--again")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+
+def test_the_sandbox_command_serves_until_ctrl_c(tmp_path: Path) -> None:
+    with started("sandbox", "--port", "0", "--set", "idle_timeout_seconds=1", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        base_url = process.stdout.readline().split()[-1]
+        assert Remote(base_url).books() == []
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) in {0, 3}
+    wrong = run_cli("sandbox", "--port", "0", "--execution", "fast", cwd=tmp_path)
+    assert (wrong.code, "execution" in wrong.err, "Traceback" in wrong.err) == (2, True, False), wrong
