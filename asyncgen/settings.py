@@ -99,8 +99,8 @@ class Settings(BaseSettings):
     max_polling_duration_seconds: Seconds = _env(
         "MAX_POLLING_DURATION",
         180.0,
-        "Seconds of polling after which a job counts as slow: it is warned of (every five minutes at most) and polled a "
-        "third as often. It is never abandoned.",
+        "Seconds of polling after which a job counts as slow: it is warned of (every five minutes at most) and polled "
+        "a third as often. It is never abandoned.",
     )
     max_polling_attempts: Count = _env(
         "MAX_POLLING_ATTEMPTS", 120, "Status calls after which a job counts as slow, as above. It is never abandoned."

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -75,6 +76,7 @@ class AiohttpTransport:
 
     def __init__(self, session: aiohttp.ClientSession, public_session: aiohttp.ClientSession) -> None:
         self._session, self._public_session = session, public_session
+        self._proxies = getproxies()
 
     async def send(self, request: HttpRequest) -> HttpReply:
         """The whole reply, whatever its status. Raises only `TransportError`."""
@@ -87,6 +89,7 @@ class AiohttpTransport:
                 request.url,
                 data=_sendable(request.body),
                 headers=request.headers,
+                proxy=None if request.public_hosts_only else self._proxy_for(request.url),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=request.timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS),
             ) as response:
@@ -96,8 +99,20 @@ class AiohttpTransport:
         except _NOT_SENT as error:
             refused = isinstance(getattr(error, "os_error", None), _NoPublicAddressError)
             raise (AddressRefusedError if refused else NotSentError)(_described(error)) from error
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        except ValueError as error:  # aiohttp could not make the request
+            raise NotSentError(_described(error)) from error
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise InterruptedReplyError(_described(error)) from error
+
+    def _proxy_for(self, url: str) -> str | None:
+        """The environment's proxy. Not aiohttp's `trust_env`: that opens ~/.netrc twice for each request, and fails on
+        one that knows the host, because the request carries a key already.
+        """
+        if not self._proxies:
+            return None
+        parts = urlsplit(url)
+        proxy = self._proxies.get(parts.scheme)
+        return None if proxy is None or proxy_bypass(parts.netloc) else proxy
 
 
 @asynccontextmanager
@@ -106,7 +121,7 @@ async def aiohttp_transport() -> AsyncIterator[AiohttpTransport]:
     # limit=0: how many requests run at once is decided by the endpoint's own gates
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, resolver=aiohttp.ThreadedResolver())
     public_connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, resolver=_PublicResolver())
-    async with _session(connector, trust_env=True) as session, _session(public_connector) as public_session:
+    async with _session(connector) as session, _session(public_connector) as public_session:
         yield AiohttpTransport(session, public_session)
 
 
@@ -125,10 +140,9 @@ def _ipv4_within(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return ip.ipv4_mapped or ip.sixtofour
 
 
-def _session(connector: aiohttp.TCPConnector, *, trust_env: bool = False) -> aiohttp.ClientSession:
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
-        trust_env=trust_env,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=True,
         read_bufsize=_READ_BUFFER_BYTES,
@@ -145,12 +159,13 @@ async def _read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> byt
     announced = response.content_length
     if announced is not None and announced > max_bytes:
         raise ReplyTooLargeError(f"the reply announces {announced} bytes, more than {max_bytes}")
-    received = bytearray()
+    pieces, size_bytes = [], 0
     async for piece in response.content.iter_any():
-        received += piece
-        if len(received) > max_bytes:
+        pieces.append(piece)
+        size_bytes += len(piece)
+        if size_bytes > max_bytes:
             raise ReplyTooLargeError(f"the reply is longer than {max_bytes} bytes")
-    return bytes(received)
+    return b"".join(pieces)
 
 
 def _refuse_unless_public_or_name(url: str) -> None:

@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     name: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(BENCHMARKS)}. Default: all.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A minute at most: shows that it works, no figures.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A minute at most: shows that it works.")] = False,
 ) -> None:
     """Measure asyncgen side by side with what users would otherwise run; exit code 1 where files were wrong."""
     if name is not None and name not in BENCHMARKS:

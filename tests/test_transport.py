@@ -7,6 +7,7 @@ import gzip
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -307,6 +308,13 @@ async def test_however_it_is_written_a_private_address_is_refused_and_not_connec
 
 
 @pytest.mark.anyio
+async def test_a_host_name_is_left_to_the_resolver() -> None:
+    with pytest.raises(NotSentError, match="no-such-host") as caught:
+        await send("https://bucket_1.no-such-host.invalid/picture.png", public_hosts_only=True)
+    assert not isinstance(caught.value, AddressRefusedError), "it may have an address by the next time"
+
+
+@pytest.mark.anyio
 async def test_without_that_demand_loopback_is_reached() -> None:
     async def handle(_: web.Request) -> web.Response:
         return web.Response(body=b"here")
@@ -338,3 +346,17 @@ def test_a_public_address_is_public_through_a_gateway_too(address: str) -> None:
 )  # fmt: skip
 def test_any_other_address_is_not(address: str) -> None:
     assert not is_public_address(address)
+
+
+@pytest.mark.anyio
+async def test_a_netrc_that_knows_the_host_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password something\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(text=request.headers["Authorization"])
+
+    async with server(echo) as url:
+        reply = await send(url, headers={"Authorization": "Bearer key"})
+    assert reply.body == b"Bearer key"
