@@ -155,12 +155,12 @@ class ImageGenerator:
         self._streams.add(task)
         task.add_done_callback(self._streams.discard)
         try:
-            async with receive:
-                async for result in receive:
-                    yield result
+            async for result in receive:
+                yield result
             await task
         finally:
             await _ended(task)  # its error, if any, has been raised above
+            receive.close()
 
     async def generate_batch(self, prompts: Prompts, style_id: str | None = None, **kwargs: Any) -> list[ImageResult]:
         """`generate_many` by the name and arguments of the system we grew out of."""

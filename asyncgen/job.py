@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import anyio
 import pybase64
 
 from asyncgen import images, naming
@@ -229,12 +230,13 @@ class Job:
             await self._ledger.record_storing(self.item, prepared, self._end("completed"))
         except PathTakenError:
             return  # by a picture whose file is gone: the name stays reserved, and the next round takes another
-        in_place = await store.write(prepared, pictures)
-        store.release(prepared)
-        if in_place:
-            await self._stored(pictures)
-        else:  # a file of somebody else's came in between
-            await self._ledger.record_not_stored(self.item)
+        with anyio.CancelScope(shield=True):  # the thread writes on anyway: leave no file without its record
+            in_place = await store.write(prepared, pictures)
+            store.release(prepared)
+            if in_place:
+                await self._stored(pictures)
+            else:  # a file of somebody else's came in between
+                await self._ledger.record_not_stored(self.item)
 
     async def _stored(self, pictures: tuple[Picture, ...]) -> None:
         await self._ledger.record_stored(self.item)

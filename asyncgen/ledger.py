@@ -26,6 +26,7 @@ from asyncgen.request import MAX_SEED, ImageRequest
 T = TypeVar("T")
 VERSION: Final = 1
 _PAGE: Final = 64
+_ENDED: Final = "the ledger is closed: the event loop ended under the run; start it again to continue"
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # NORMAL may lose acknowledged commits at a power cut: a paid job's id must not be one
@@ -71,6 +72,7 @@ class Ledger:
         self._queue: list[_Entry[Any]] = []
         self._arrival = anyio.Event()
         self._connection: sqlite3.Connection | None = None
+        self.has_ended = False
 
     async def open(self) -> int:
         """Connect, bring the schema up to date, and settle what an earlier process left in the air.
@@ -86,14 +88,22 @@ class Ledger:
             self._connection = None
 
     async def run_writer(self) -> None:
-        """Commit what arrives, for as long as the task lives. Exactly one must run."""
-        while True:
-            await self._arrival.wait()
-            self._arrival = anyio.Event()
-            while self._queue:
-                entries, self._queue = self._queue, []
-                await self._ports.ledger_thread.run(self._commit, entries)
-                for entry in entries:
+        """Commit what arrives, for as long as the task lives. Exactly one must run; after it nothing is recorded."""
+        entries: list[_Entry[Any]] = []
+        try:
+            while True:
+                await self._arrival.wait()
+                self._arrival = anyio.Event()
+                while self._queue:
+                    entries, self._queue = self._queue, []
+                    await self._ports.ledger_thread.run(self._commit, entries)
+                    for entry in entries:
+                        entry.durable.set()
+        finally:  # an event loop that ends cancels every task, those that wait for us too: none may wait for ever
+            self.has_ended = True
+            for entry in (*entries, *self._queue):
+                if not entry.durable.is_set():
+                    entry.error = LedgerError(_ENDED)
                     entry.durable.set()
 
     # -- what is wanted ------------------------------------------------------------------------------------------
@@ -283,6 +293,8 @@ class Ledger:
 
         It must do nothing but SQL: if another operation of the same commit fails, it is rolled back and run again.
         """
+        if self.has_ended:
+            raise LedgerError(_ENDED)
         entry = _Entry(operation)
         self._queue.append(entry)
         self._arrival.set()

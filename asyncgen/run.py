@@ -88,6 +88,8 @@ class Workspace:
 
     async def update_manifest(self) -> None:
         """Bring the manifest up to date. Raises `StoreError`."""
+        if self.ledger.has_ended:
+            return  # with its event loop; the next run finds out
         async with self.manifest_lock:
             try:
                 await self.manifest.bring_up_to_date()

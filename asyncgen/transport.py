@@ -95,7 +95,9 @@ class AiohttpTransport:
             ) as response:
                 body = await _read_bounded(response, request.max_reply_bytes)
                 headers = {name.lower(): value for name, value in response.headers.items()}
-                return HttpReply(response.status, headers, body)
+                return HttpReply(
+                    response.status, headers, _without_key(body, request) if response.status >= 400 else body
+                )
         except _NOT_SENT as error:
             refused = isinstance(getattr(error, "os_error", None), _NoPublicAddressError)
             raise (AddressRefusedError if refused else NotSentError)(_described(error)) from error
@@ -178,6 +180,12 @@ def _refuse_unless_public_or_name(url: str) -> None:
         public = False
     if not public:
         raise AddressRefusedError(f"{host!r} is neither a public address nor a host name")
+
+
+def _without_key(body: bytes, request: HttpRequest) -> bytes:
+    """A server may echo what it refuses, and its words go to the screen and into the ledger."""
+    key = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+    return body.replace(key, b"[key]") if key else body
 
 
 def _described(error: BaseException) -> str:

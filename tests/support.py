@@ -100,7 +100,7 @@ def most_out_at_once(jobs: list[dict[str, Any]], name: str = "accepted_at") -> i
 
 
 @asynccontextmanager
-async def site(routes: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]) -> AsyncIterator[str]:
+async def site(routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]) -> AsyncIterator[str]:
     """A small web site on loopback, for replies that no endpoint would give; its URL."""
     application = web.Application()
     application.add_routes([web.route("*", path, handler) for path, handler in routes.items()])

@@ -51,7 +51,7 @@ from asyncgen import (
 from asyncgen.sandbox import Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
-QUICK = {"polling_interval_seconds": 0.01, "polling_interval_max_seconds": 0.05}
+QUICK: dict[str, Any] = {"polling_interval_seconds": 0.01, "polling_interval_max_seconds": 0.05}
 
 
 def generator(sandbox: Sandbox, root: Path, **more: Any) -> ImageGenerator:
@@ -83,7 +83,11 @@ async def test_a_failed_item_is_a_result_with_its_reason(tmp_path: Path) -> None
 
 
 async def test_prompts_may_be_texts_dicts_and_requests(tmp_path: Path) -> None:
-    wanted = ["a fox", {"prompt": "an owl", "style": "16", "id": "owl"}, ImageRequest(prompt="a frog", seed=5)]
+    wanted: list[Any] = [
+        "a fox",
+        {"prompt": "an owl", "style": "16", "id": "owl"},
+        ImageRequest(prompt="a frog", seed=5),
+    ]
     async with open_sandbox() as sandbox, generator(sandbox, tmp_path) as g:
         results = await g.generate_many(wanted, style="1", **SMALL)
     assert [(r.prompt, r.style_id, r.id) for r in results] == [
@@ -123,7 +127,7 @@ async def test_one_text_is_not_taken_for_a_list_of_letters(tmp_path: Path) -> No
     ],
 )
 async def test_a_list_with_a_wrong_request_is_refused_whole(tmp_path: Path, bad: dict[str, Any], says: str) -> None:
-    rows = [{"prompt": "y", "id": "twice"}, *prompts(2), bad, *prompts(40)]
+    rows: list[Any] = [{"prompt": "y", "id": "twice"}, *prompts(2), bad, *prompts(40)]
     async with open_sandbox() as sandbox, generator(sandbox, tmp_path) as g:
         with pytest.raises(InputError, match=re.escape(says)):
             await g.generate_many(rows, **SMALL)
@@ -538,6 +542,25 @@ def test_a_script_needs_no_await(tmp_path: Path) -> None:
         one = asyncgen.run_image("a fox", "1", output_root=tmp_path, **where, **SMALL)
     assert [result.prompt for result in results] == prompts(3)
     assert one.ok
+
+
+def test_a_script_that_breaks_out_of_a_stream_comes_to_its_end(tmp_path: Path) -> None:
+    """Its event loop cancels every task there is, in any order: none may wait for another for ever."""
+
+    async def main() -> None:
+        async for _ in asyncgen.stream_many(prompts(200), output_root=tmp_path, concurrency=16, **where, **SMALL):
+            break
+
+    with sandbox_in_a_thread() as remote:
+        where: dict[str, Any] = {
+            "api_key": "any-key", "endpoint": ENDPOINT, "endpoint_base_url": remote.base_url, **QUICK,
+        }  # fmt: skip
+        asyncio.run(main())
+        sold = {job["id"] for job in remote.books()}
+    known = {job_id for (job_id,) in ledger_rows(tmp_path, "SELECT job_id FROM job")}
+    in_the_air = states(tmp_path).get("submitting", 0)
+    assert known <= sold
+    assert len(sold - known) <= in_the_air
 
 
 async def test_a_notebook_has_a_loop_already(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from anyio.from_thread import start_blocking_portal
 from support import (
     KEY,
     Ran,
@@ -32,6 +34,7 @@ from support import (
     prompts,
     run_cli,
     sandbox_in_a_thread,
+    site,
     started,
     states,
     true_output,
@@ -450,6 +453,19 @@ def test_the_key_is_nowhere(cli: Cli, sandbox: Remote, endpoint: str, tmp_path: 
     of_jobs = [line for line in log.splitlines() if "accepted as job" in line or "stored" in line]
     assert len(of_jobs) >= 4
     assert all(any(request_id in line for request_id in ids) for line in of_jobs)
+
+
+def test_a_key_that_the_server_echoes_is_nowhere_either(tmp_path: Path) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        return web.json_response({"error": f"cannot use {request.headers['Authorization']}"}, status=401)
+
+    file = write(tmp_path / "p.txt", prompts(1))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(site({"/v2/ep/{any:.*}": echo})) as url:
+        ran = run_cli("batch", file, *SIZE, "-vv", "--out", "out", cwd=tmp_path, env=account(Remote(f"{url}/v2")))
+        checked = run_cli("check", cwd=tmp_path, env=account(Remote(f"{url}/v2")))
+    assert (ran.code, "key_refused" in ran.err) == (4, True), ran
+    assert KEY not in ran.out + ran.err + checked.out + checked.err
+    assert {path for path in files(tmp_path) if KEY.encode() in path.read_bytes()} == set()
 
 
 def test_a_log_may_be_json_with_the_request_id_of_each_job(inside: Cli, tmp_path: Path) -> None:

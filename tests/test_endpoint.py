@@ -322,7 +322,6 @@ async def test_a_result_url_must_be_https_and_public(tmp_path: Path) -> None:
             assert outcome.failure.code is FailureCode.RESULT_URL_REFUSED
 
 
-@pytest.mark.xfail(reason="transport.py turns the resolver's refusal into NotSentError, so it is tried for 5 minutes")
 async def test_a_name_that_hides_a_private_address_is_refused_at_once(tmp_path: Path) -> None:
     async with open_sandbox() as sandbox, opened(sandbox, tmp_path) as it:
         outcome = await it.endpoint.download("https://localhost/x.png")

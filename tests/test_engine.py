@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from support import (
 from asyncgen.endpoint import Pace
 from asyncgen.engine import Engine
 from asyncgen.errors import InputError, RunPausedError, StoreError
+from asyncgen.job import Job
 from asyncgen.records import SANDBOX
 from asyncgen.results import ImageResult
 
@@ -61,6 +63,19 @@ async def test_no_more_is_read_than_is_worked_on_and_one_chunk(tmp_path: Path) -
         await engine.run(parts.chunks(endless()), deliver)  # type: ignore[arg-type]  # any iterable is a source
         assert 50 <= len(landed) <= 50 + 4
         assert len(read) <= len(landed) + 4 + 2 * 32
+
+
+async def test_what_has_landed_is_let_go(tmp_path: Path) -> None:
+    """A million prompts need no more memory than a thousand: no job outlives the chunk it came in."""
+    alive: list[int] = []
+
+    async def deliver(result: ImageResult) -> None:
+        if result.index % 100 == 99:
+            alive.append(sum(isinstance(thing, Job) for thing in gc.get_objects()))
+
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
+        await parts.engine(concurrency=8).run(parts.chunks(prompts(300)), deliver)
+    assert max(alive) <= 8 + 2 * 32
 
 
 async def test_a_reader_that_is_slow_to_take_results_holds_the_run_back(tmp_path: Path) -> None:
@@ -260,6 +275,20 @@ async def test_a_stop_can_take_back_what_is_out(tmp_path: Path) -> None:
         assert [job["cancels"] for job in bought(sandbox)] == [1] * 8
         assert states(tmp_path) == {"cancelled": 8, "wanted": 12}
         assert engine.statistics.cancelled == 8
+
+
+async def test_a_submission_in_the_air_at_the_stop_is_taken_back_once_it_is_accepted(tmp_path: Path) -> None:
+    slow = fault("slow_body", operation="run", seconds=0.2)
+    idle = open_sandbox(slow, zero_workers=[ENDPOINT])
+    async with idle as sandbox, wired(sandbox, tmp_path, cancel_on_stop=True) as parts:
+        engine = parts.engine(concurrency=4)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.run, prompts(4), engine)
+            await eventually(lambda: len(bought(sandbox)) == 4)
+            assert states(tmp_path) == {"submitting": 4}
+            engine.request_stop()
+        assert [job["cancels"] for job in bought(sandbox)] == [1] * 4
+        assert states(tmp_path) == {"cancelled": 4}
 
 
 async def test_what_was_taken_back_is_made_when_the_batch_is_started_again(tmp_path: Path) -> None:

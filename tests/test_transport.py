@@ -131,7 +131,7 @@ async def test_connections_are_kept_and_cookies_are_not() -> None:
 
     async with server(handle) as url, aiohttp_transport() as transport:
         for _ in range(5):
-            await transport.send(HttpRequest("GET", url))
+            await transport.send(HttpRequest("GET", url.replace("127.0.0.1", "localhost")))
     assert len(peers) == 1
     assert cookies == [""] * 5
 

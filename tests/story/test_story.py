@@ -7,6 +7,7 @@ of every job it has accepted. Each accepted job would have been paid for at RunP
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,8 @@ async def test_chapter_2_many_prompts_become_many_pictures_in_the_order_they_wer
 
     assert [result.prompt for result in results] == wanted
 
-    # Beside the pictures stands a manifest, a line for each. `true_output` reads it, hashes every file it names, decodes
-    # every picture, and finds no other file in the folder.
+    # Beside the pictures stands a manifest, a line for each. `true_output` reads it, hashes every file it names,
+    # decodes every picture, and finds no other file in the folder.
     assert {line["prompt"] for line in true_output(tmp_path)} == set(wanted)
 
 
@@ -69,7 +70,7 @@ async def test_chapter_2_many_prompts_become_many_pictures_in_the_order_they_wer
 async def test_chapter_3_a_stream_needs_no_end_of_prompts(tmp_path: Path) -> None:
     """Prompts may come from anywhere, for ever: they are read only as fast as pictures are made."""
 
-    def every_scene_there_is():  # type: ignore[no-untyped-def]
+    def every_scene_there_is() -> Iterator[str]:
         scene = 0
         while True:
             yield f"a detective in the rain, scene {scene}"
@@ -88,19 +89,19 @@ async def test_chapter_3_a_stream_needs_no_end_of_prompts(tmp_path: Path) -> Non
 async def test_chapter_4_one_bad_picture_does_not_spoil_the_others(tmp_path: Path) -> None:
     """Of ten jobs the third fails: the worker raised an error. That is a result too, and says why."""
     wanted = [f"a cat on a wall, number {number}" for number in range(10)]
-    async with open_sandbox(fault("failed:exception", prompt_contains="number 3")) as sandbox:
-        async with ImageGenerator(settings_for(sandbox, tmp_path)) as generator:
-            results = await generator.generate_many(wanted, batch="cats", **SMALL)
-            assert [result.ok for result in results] == [True] * 3 + [False] + [True] * 6
-            assert "same device" in str(results[3].failure)
+    broken = open_sandbox(fault("failed:exception", prompt_contains="number 3"))
+    async with broken as sandbox, ImageGenerator(settings_for(sandbox, tmp_path)) as generator:
+        results = await generator.generate_many(wanted, batch="cats", **SMALL)
+        assert [result.ok for result in results] == [True] * 3 + [False] + [True] * 6
+        assert "same device" in str(results[3].failure)
 
-            # The platform has recovered. We run the same batch again, and ask for what failed to be tried again:
-            # nine pictures are there already and are kept, one is bought.
-            sandbox.faults.clear()
-            results = await generator.generate_many(wanted, batch="cats", retry_failed=True, **SMALL)
-            assert all(result.ok for result in results)
-            assert sum(result.kept for result in results) == 9
-            assert len(bought(sandbox)) == 11
+        # The worker has been mended. We run the same batch again, and ask for what failed to be tried again:
+        # nine pictures are there already and are kept, one is bought.
+        sandbox.faults.clear()
+        results = await generator.generate_many(wanted, batch="cats", retry_failed=True, **SMALL)
+        assert all(result.ok for result in results)
+        assert sum(result.kept for result in results) == 9
+        assert len(bought(sandbox)) == 11
 
 
 @anyio_test
