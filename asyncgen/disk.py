@@ -59,10 +59,6 @@ class RealDisk:
         with path.open("ab", buffering=0) as file:
             _write_all(file.fileno(), data)
 
-    def truncate(self, path: Path, size_bytes: int) -> None:
-        with path.open("r+b") as file:
-            file.truncate(size_bytes)
-
     def size_bytes(self, path: Path) -> int | None:
         with contextlib.suppress(FileNotFoundError):
             return path.stat().st_size

@@ -109,8 +109,9 @@ class Gate:
         await self._limiter.acquire()
         try:
             pause = self._bucket.reserve(self._ports.clock.now())
-            if pause > 0:
+            while pause > 0:
                 await self._ports.clock.sleep(pause)
+                pause = self._bucket.paused_for(self._ports.clock.now())  # a 429 may have come meanwhile
         except BaseException:
             self._limiter.release()
             raise

@@ -579,6 +579,6 @@ def _insert(
 def _end_job(connection: sqlite3.Connection, item: Item, end: JobEnd, at: float) -> None:
     connection.execute(
         "UPDATE job SET ended_at = ?, outcome = ?, delay_ms = ?, execution_ms = ?, worker_id = ? "
-        "WHERE endpoint = ? AND job_id = ?",
-        (at, end.outcome, end.delay_ms, end.execution_ms, end.worker_id, item.endpoint, item.job_id),
+        "WHERE item_id = ? AND endpoint = ? AND job_id = ?",
+        (at, end.outcome, end.delay_ms, end.execution_ms, end.worker_id, item.id, item.endpoint, item.job_id),
     )

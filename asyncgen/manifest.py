@@ -25,7 +25,7 @@ _QUERY: Final = """
            item.endpoint, item.job_id, job.delay_ms, job.execution_ms
     FROM event JOIN image ON image.item_id = event.item_id JOIN item ON item.id = event.item_id
          JOIN batch ON batch.id = item.batch_id
-         LEFT JOIN job ON job.endpoint = item.endpoint AND job.job_id = item.job_id
+         LEFT JOIN job ON job.item_id = item.id AND job.endpoint = item.endpoint AND job.job_id = item.job_id
     WHERE event.id BETWEEN :event AND :last_event AND (event.id, image.id) > (:event, :image)
           AND event.state = 'stored' AND image.state = 'stored'
           AND NOT EXISTS (SELECT 1 FROM event AS later WHERE later.item_id = event.item_id AND later.state = 'stored'

@@ -10,6 +10,7 @@ _BURST_SHARE: Final = 0.1
 _SLOWEST: Final = 0.05
 _AFTER_429: Final = 0.7
 _RECOVERY_PER_SECOND: Final = 0.01
+_VOLLEY_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -19,14 +20,15 @@ class TokenBucket:
     A generic cell rate algorithm: one number, the time at which the next token falls due. A token may be used ahead of
     that by the burst, counted in steps of the full pace. Pace and burst are cut from the same limit, and a slower pace
     only sets tokens further apart, so that no window of 10 s ever holds more than `limit_per_window` requests.
-    A 429 slows it to 70 % at once; it recovers by one percentage point a second.
+    A 429 slows it to 70 % at once, a volley of them within a second only once; it recovers by one percentage point a
+    second.
     """
 
     limit_per_window: float
     _next_at: float = field(default=0.0, init=False)
     _paused_until: float = field(default=0.0, init=False)
     _factor: float = field(default=1.0, init=False)
-    _factor_at: float = field(default=0.0, init=False)
+    _factor_at: float = field(default=-_VOLLEY_SECONDS, init=False)
 
     def reserve(self, now: float) -> float:
         """Take one token; returns the seconds to wait before it may be used."""
@@ -39,9 +41,14 @@ class TokenBucket:
 
     def slow_down(self, now: float, retry_after_seconds: float | None = None) -> None:
         """The platform answered 429: take the pace down, and send nothing before `retry_after_seconds` have passed."""
-        self._factor, self._factor_at = max(_SLOWEST, self.factor(now) * _AFTER_429), now
+        if now - self._factor_at >= _VOLLEY_SECONDS:
+            self._factor, self._factor_at = max(_SLOWEST, self.factor(now) * _AFTER_429), now
         if retry_after_seconds is not None:
             self._paused_until = max(self._paused_until, now + retry_after_seconds)
+
+    def paused_for(self, now: float) -> float:
+        """Seconds for which nothing may be sent, not even what has its token already."""
+        return max(0.0, self._paused_until - now)
 
     def factor(self, now: float) -> float:
         """The present pace as a fraction of the full one."""

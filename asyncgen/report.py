@@ -52,7 +52,7 @@ def style_history(ledger_path: Path, style_id: str) -> Sequence[StyleUse]:
         rows = connection.execute(
             "SELECT item.request_id, item.spec, item.seed, item.state_at, image.path, job.delay_ms, job.execution_ms, "
             "batch.name FROM item JOIN batch ON batch.id = item.batch_id JOIN image ON image.item_id = item.id "
-            "LEFT JOIN job ON job.endpoint = item.endpoint AND job.job_id = item.job_id "
+            "LEFT JOIN job ON job.item_id = item.id AND job.endpoint = item.endpoint AND job.job_id = item.job_id "
             "WHERE item.style_id = ? AND item.state = 'stored' AND image.state = 'stored' "
             "ORDER BY item.state_at DESC LIMIT ?",
             (style_id, _HISTORY_ROWS),

@@ -55,7 +55,7 @@ class ImageRequest(BaseModel):
     height: int | None = Field(None, description="Pixels, 16 to 16384, a multiple of 8. Default 768.")
     steps: int | None = Field(None, description="Sampling steps, at least 1. Default: the style's, then 20.")
     seed: int | None = Field(None, description="0 to 2^64-1; -1 or nothing draws one when the intent is recorded.")
-    images: int = Field(1, ge=1, le=100_000, description="How many images of this request, each its own job and seed.")
+    images: int = Field(1, ge=1, le=10_000, description="How many images of this request, each its own job and seed.")
     batch_size: int | None = Field(None, description="Pictures made by one job, each its own file. Default 1.")
     model: str | None = Field(None, description="Diffusion model file. Default: the style's, then flux1-dev-fp8.")
     sampler_name: str | None = Field(None, description="Default: the style's, then euler.")

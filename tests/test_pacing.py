@@ -67,8 +67,24 @@ def test_a_429_slows_to_70_percent_and_a_second_one_further() -> None:
     bucket = TokenBucket(100)
     bucket.slow_down(0.0)
     assert bucket.factor(0.0) == pytest.approx(0.7)
-    bucket.slow_down(0.0)
-    assert bucket.factor(0.0) == pytest.approx(0.49)
+    bucket.slow_down(1.0)
+    assert bucket.factor(1.0) == pytest.approx(0.71 * 0.7)
+
+
+def test_a_volley_of_429s_counts_once() -> None:
+    bucket = TokenBucket(100)
+    for answer in range(64):
+        bucket.slow_down(5.0 + answer / 100)
+    assert bucket.factor(5.64) == pytest.approx(0.7 + 0.0064)
+
+
+def test_what_has_its_token_waits_for_retry_after_as_well() -> None:
+    bucket = TokenBucket(100)
+    bucket.reserve(0.0)
+    assert bucket.paused_for(0.0) == 0
+    bucket.slow_down(0.0, 7.0)
+    assert bucket.paused_for(2.0) == pytest.approx(5.0)
+    assert bucket.paused_for(8.0) == 0
 
 
 def test_a_429_grants_no_new_burst() -> None:
@@ -81,10 +97,10 @@ def test_a_429_grants_no_new_burst() -> None:
 
 def test_however_many_429s_come_the_pace_does_not_end() -> None:
     bucket = TokenBucket(100)
-    for _ in range(1000):
-        bucket.slow_down(0.0)
-    assert bucket.factor(0.0) == pytest.approx(0.05)
-    sent = sending_times(bucket, [0.0] * 20)
+    for second in range(1000):
+        bucket.slow_down(float(second))
+    assert bucket.factor(999.0) == pytest.approx(0.05)
+    sent = sending_times(bucket, [999.0] * 20)
     assert sent[-1] - sent[-2] == pytest.approx(WINDOW_SECONDS / 90 / 0.05)
 
 

@@ -53,8 +53,7 @@ CREATE TABLE job (
     outcome       TEXT,
     delay_ms      INTEGER,
     execution_ms  INTEGER,
-    worker_id     TEXT,
-    UNIQUE (endpoint, job_id)
+    worker_id     TEXT
 ) STRICT;
 CREATE INDEX job_by_item ON job (item_id);
 
