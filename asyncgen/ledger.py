@@ -74,12 +74,14 @@ class Ledger:
         self._connection: sqlite3.Connection | None = None
         self.has_ended = False
 
-    async def open(self) -> int:
+    async def open(self, output_root: str = ".") -> int:
         """Connect, bring the schema up to date, and settle what an earlier process left in the air.
 
-        Returns the number of submissions found in the air: whether they were accepted will never be known.
+        `output_root` is what its paths are relative to: '.' for the folder it is in. Returns the number of submissions
+        found in the air: whether they were accepted will never be known. Raises `LedgerError` where it cannot be used,
+        or belongs to another output root.
         """
-        return await self._ports.ledger_thread.run(self._open, self._ports.clock.wall())
+        return await self._ports.ledger_thread.run(self._open, output_root, self._ports.clock.wall())
 
     async def close(self) -> None:
         """Close the connection; nothing may be waiting."""
@@ -327,11 +329,11 @@ class Ledger:
             connection.rollback()
             raise
 
-    def _open(self, at: float) -> int:
+    def _open(self, output_root: str, at: float) -> int:
         connection = None
         try:
             connection = self._ports.connect()
-            found = _prepare(connection, at)
+            found = _prepare(connection, output_root, at)
         except BaseException as error:
             if connection is not None:
                 connection.close()
@@ -366,11 +368,12 @@ def _as_ledger_error(error: Exception) -> Exception:
     return LedgerError(f"the ledger cannot be used ({text}): {cure}")
 
 
-def _prepare(connection: sqlite3.Connection, at: float) -> int:
+def _prepare(connection: sqlite3.Connection, output_root: str, at: float) -> int:
     _check_identity(connection)
     for pragma in _PRAGMAS:
         connection.execute(pragma)
     _migrate(connection)
+    _check_output_root(connection, output_root)
     return _settle_in_the_air(connection, at)
 
 
@@ -379,6 +382,15 @@ def _check_identity(connection: sqlite3.Connection) -> None:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if tables and not {"batch", "item", "manifest"} <= tables:
         raise LedgerError("the file is a database, but no ledger: name another one with ASYNCGEN_LEDGER")
+
+
+def _check_output_root(connection: sqlite3.Connection, output_root: str) -> None:
+    """Paths and manifest of one ledger belong to one output root; the first to use it decides which."""
+    connection.execute("UPDATE manifest SET output_root = ? WHERE output_root IS NULL", (output_root,))
+    owner = connection.execute("SELECT output_root FROM manifest").fetchone()[0]
+    if owner != output_root:
+        owner = "the folder it is in" if owner == "." else owner
+        raise LedgerError(f"the ledger belongs to another output root ({owner}): name that one, or another ledger")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -325,7 +325,7 @@ async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | N
         ports = await stack.enter_async_context(real_ports(transport, ledger_path))
         sandbox_base_url = None if sandbox is None else await _serve(stack, sandbox)
         ledger = Ledger(ports)
-        await ledger.open()
+        await ledger.open("." if ledger_path.parent == root.resolve() else str(root.resolve()))
         stack.push_async_callback(ledger.close)
         writer = await stack.enter_async_context(anyio.create_task_group())
         writer.start_soon(ledger.run_writer)

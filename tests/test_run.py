@@ -32,7 +32,7 @@ from support import (
 from asyncgen import ImageGenerator, LedgerError, LedgerLockedError, RunPausedError, SettingsError, StoreError
 from asyncgen.errors import LedgerVersionError
 from asyncgen.records import PLATFORM, SANDBOX
-from asyncgen.run import find_target, open_target
+from asyncgen.run import find_target, open_target, shared_workspace
 from asyncgen.sandbox import Sandbox, SandboxSettings
 from asyncgen.settings import load_settings
 
@@ -218,3 +218,17 @@ async def test_runs_side_by_side_leave_one_line_for_each_picture(tmp_path: Path)
         calls = [g.generate_many(prompts(5, f"scene {number}"), **SMALL) for number in range(6)]
         await asyncio.gather(*calls)
         assert len(true_output(tmp_path)) == 30
+
+
+async def test_a_ledger_of_its_own_serves_one_output_root_and_one_inside_the_root_moves_with_it(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "ledger.sqlite3"
+    async with shared_workspace(tmp_path / "a", elsewhere):
+        pass
+    with pytest.raises(LedgerError, match=r"another output root .*/a\)"):
+        async with shared_workspace(tmp_path / "b", elsewhere):
+            pass
+    async with shared_workspace(tmp_path / "c"):
+        pass
+    (tmp_path / "c").rename(tmp_path / "d")
+    async with shared_workspace(tmp_path / "d"):
+        pass

@@ -90,10 +90,12 @@ CREATE TABLE run (
     outcome     TEXT
 ) STRICT;
 
--- How far the manifest file has been written: the last event it covers and its size in bytes.
+-- How far the manifest file has been written: the last event it covers and its size in bytes; and the output root that
+-- it and every path belong to: '.' where the ledger lies in it, so that both may be moved, NULL while there is none.
 CREATE TABLE manifest (
-    only_row    INTEGER PRIMARY KEY CHECK (only_row = 1),
-    event_id    INTEGER NOT NULL,
-    size_bytes  INTEGER NOT NULL
+    only_row     INTEGER PRIMARY KEY CHECK (only_row = 1),
+    event_id     INTEGER NOT NULL,
+    size_bytes   INTEGER NOT NULL,
+    output_root  TEXT
 ) STRICT;
-INSERT INTO manifest VALUES (1, 0, 0);
+INSERT INTO manifest VALUES (1, 0, 0, NULL);
