@@ -325,13 +325,18 @@ async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | N
         ports = await stack.enter_async_context(real_ports(transport, ledger_path))
         sandbox_base_url = None if sandbox is None else await _serve(stack, sandbox)
         ledger = Ledger(ports)
-        await ledger.open("." if ledger_path.parent == root.resolve() else str(root.resolve()))
+        await ledger.open(_root_seen_from(ledger_path, root))
         stack.push_async_callback(ledger.close)
         writer = await stack.enter_async_context(anyio.create_task_group())
         writer.start_soon(ledger.run_writer)
         stack.callback(writer.cancel_scope.cancel)
         manifest = Manifest(ports, ledger, root)
         yield Workspace(root, ledger_path, ports, ledger, Store(ports, root), manifest, sandbox_base_url)
+
+
+def _root_seen_from(ledger_path: Path, root: Path) -> str:
+    """What the ledger remembers of its output root: '.' where it lies in it, so that both can be moved."""
+    return "." if ledger_path.parent == root.resolve() else str(root.resolve())
 
 
 async def _serve(stack: AsyncExitStack, sandbox: SandboxSettings) -> str:
