@@ -22,6 +22,7 @@ from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError,
 from asyncgen.intake import Intake, Prompts, Wanted
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import style_history
+from asyncgen.request import ImageRequest
 from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun, Target, Workspace, new_planner, open_run, open_target
 from asyncgen.settings import Settings, load_settings
@@ -122,7 +123,7 @@ class ImageGenerator:
         async def deliver(result: ImageResult) -> None:
             results.append(result)
 
-        self._check(prompts, fields)
+        await self._check(prompts, fields)
         batch_run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
         async with aclosing(self._intake(fields).of_prompts(prompts, self._workspace.ports)) as chunks:
             await batch_run.run(chunks, deliver)
@@ -142,7 +143,7 @@ class ImageGenerator:
 
         Leaving the loop early, or cancelling the task, leaves jobs that are out known to the ledger by their ids.
         """
-        self._check(prompts, fields)
+        await self._check(prompts, fields)
         batch_run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
         send, receive = anyio.create_memory_object_stream[ImageResult](0)
 
@@ -248,15 +249,14 @@ class ImageGenerator:
     def _intake(self, fields: Mapping[str, Any]) -> Intake:
         return Intake(self.planner, fields)
 
-    def _check(self, prompts: Prompts, fields: Mapping[str, Any]) -> None:
-        """A whole sequence is looked at before anything is sent: bad input costs no money."""
-        if isinstance(prompts, str):
-            raise TypeError("prompts is one text: pass a list of them, or use generate_image")
-        if isinstance(prompts, Sequence):
-            intake, ids = self._intake(fields), set[str]()
-            for wanted in (first for prompt in prompts for first in intake.plan(prompt)[:1]):
-                own_id = wanted.want.request.id
-                if own_id in ids:
+    async def _check(self, prompts: Prompts, fields: Mapping[str, Any]) -> None:
+        """A whole sequence is looked at before anything is sent, without holding the loop: bad input costs no money."""
+        if not isinstance(prompts, Sequence | Mapping | ImageRequest):
+            return  # it can be read only once
+        ids: set[str] = set()
+        async for chunk in self._intake(fields).of_prompts(prompts, self._workspace.ports):
+            for own_id in (wanted.want.request.id for wanted in chunk if wanted.want.replica == 0):
+                if own_id is not None and own_id in ids:
                     raise InputError(f"the id {own_id!r} is used twice in this input", field="id")
                 ids |= {own_id} if own_id is not None else set()
 

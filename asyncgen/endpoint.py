@@ -7,6 +7,7 @@ drives every backoff, here and nowhere else. What a reply means is decided in `a
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ T = TypeVar("T")
 MISSING_GRACE_SECONDS: Final = 35.0
 _MAX_RUN_AT_ONCE: Final = 200  # the platform's limits on requests at once
 _MAX_CANCEL_AT_ONCE: Final = 20
+_RUNSYNC_RATE: Final = 2000  # requests per 10 s
+_MAX_RUNSYNC_AT_ONCE: Final = 400
 _MAX_REDIRECTS: Final = 5
 _CANCEL_TRIES: Final = 4
 _DOWNLOAD_TRIES: Final = 8  # over about a minute: a result's own site may stay down, and must not hold the run up
@@ -153,6 +156,7 @@ class Endpoint:
         self._run_gate = Gate(ports, pace.run_rate * share, int(_MAX_RUN_AT_ONCE * share))
         # a status reply may carry pictures: this gate is what keeps memory and the loop's delay low
         self._status_gate = Gate(ports, pace.status_rate * share, pace.downloads_at_once)
+        self._runsync_gate = Gate(ports, _RUNSYNC_RATE * share, int(_MAX_RUNSYNC_AT_ONCE * share))
         self._cancel_gate = Gate(ports, pace.cancel_rate * share, int(_MAX_CANCEL_AT_ONCE * share))
         self._silent_since: float | None = None
         self._slow_reported_at: float | None = None
@@ -208,14 +212,20 @@ class Endpoint:
         A failed poll is polled again. `Missing` is returned only once `/status` has not known the job for
         `MISSING_GRACE_SECONDS`. A job is never abandoned: past `slow_after_*` it is only polled less often.
         """
-        wait = _Wait(self._ports.clock.now())
         if just_submitted:
             await self._ports.clock.sleep(self._pace.polling_interval_seconds)
-        retrying = self._retrying(
-            lambda outcome: isinstance(outcome, Pending | Transient), wait=lambda state: self._poll_pause(wait, state)
-        )
-        ending: JobEnding = await retrying(self._poll, job_id, wait)
+        ending: JobEnding = await self._polled(job_id, deadline=math.inf)
         return ending
+
+    async def _polled(self, job_id: str, *, deadline: float) -> Any:
+        """How the job ended, or, once the deadline has passed, what the last poll said (Pending or Transient)."""
+        wait = _Wait(self._ports.clock.now())
+        retrying = self._retrying(
+            lambda outcome: isinstance(outcome, Pending | Transient),
+            wait=lambda state: self._poll_pause(wait, state),
+            stop=lambda _: self._ports.clock.now() >= deadline,
+        )
+        return await retrying(self._poll, job_id, wait)
 
     async def _poll(self, job_id: str, wait: _Wait) -> JobEnding | Pending | Transient:
         request = protocol.status_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
@@ -277,7 +287,9 @@ class Endpoint:
             async with self._cancel_gate.admitted():
                 return await self._ask(request, replies.decipher_cancel, self._cancel_gate)
 
-        retrying = self._retrying(lambda outcome: isinstance(outcome, Transient), tries=_CANCEL_TRIES)
+        retrying = self._retrying(
+            lambda outcome: isinstance(outcome, Transient), stop=stop_after_attempt(_CANCEL_TRIES)
+        )
         outcome: Cancelled | Pending | Missing | Transient | Rejected = await retrying(ask)
         return outcome
 
@@ -305,7 +317,8 @@ class Endpoint:
             self.address, self._api_key, body, self._pace.request_timeout_seconds, wait_ms
         )
         try:
-            outcome = replies.decipher_runsync(await self._send(request))
+            async with self._runsync_gate.admitted():
+                outcome = replies.decipher_runsync(await self._send(request))
         except NotSentError as error:
             return Refused(f"the endpoint cannot be reached ({error})")
         except TransportError as error:
@@ -329,16 +342,19 @@ class Endpoint:
                 break  # undocumented: an endpoint may not have it
             if not isinstance(outcome, Pending):
                 return outcome
-        with anyio.move_on_after(max(0.0, deadline - self._ports.clock.now())):
-            return await self.wait_output(job_id)
-        raise JobStillRunningError(job_id, self._pace.sync_timeout_seconds)
+        ending: JobEnding | Pending | Transient = await self._polled(job_id, deadline=deadline)
+        if isinstance(ending, Pending | Transient):
+            raise JobStillRunningError(job_id, self._pace.sync_timeout_seconds)
+        return ending
 
     async def download(self, url: str) -> bytes | Rejected:
         """The bytes behind a result's URL, not yet checked. Rejected: a fault of the job's that no waiting mends.
 
         https only, every redirect checked, no private addresses unless allowed, size-capped.
         """
-        retrying = self._retrying(lambda outcome: isinstance(outcome, Transient), tries=_DOWNLOAD_TRIES)
+        retrying = self._retrying(
+            lambda outcome: isinstance(outcome, Transient), stop=stop_after_attempt(_DOWNLOAD_TRIES)
+        )
         for _ in range(_MAX_REDIRECTS + 1):
             outcome: Downloaded | Redirected | Rejected | Transient = await retrying(self._download_once, url)
             match outcome:
@@ -379,14 +395,14 @@ class Endpoint:
         *,
         wait: Callable[[RetryCallState], float] | None = None,
         sleep: Callable[[float], Any] | None = None,
-        tries: int | None = None,
+        stop: Callable[[RetryCallState], bool] = stop_never,
     ) -> AsyncRetrying:
-        """tenacity on our clock and randomness: repeats while `again(outcome)`, for ever unless `tries` is given."""
+        """tenacity on our clock and randomness: repeats while `again(outcome)`; stopped, it returns the last one."""
         return AsyncRetrying(
             retry=retry_if_result(again),
             wait=wait or self._backoff,
             sleep=sleep or self._ports.clock.sleep,
-            stop=stop_never if tries is None else stop_after_attempt(tries),
+            stop=stop,
             before_sleep=lambda _: self._give_up_on_silence(),
             retry_error_callback=_outcome_of,
         )

@@ -81,6 +81,8 @@ class Engine:
 
     def __init__(self, bench: Workbench, batch: Batch, choices: Choices) -> None:
         self._bench, self._batch, self._choices = bench, batch, choices
+        if choices.concurrency < 1:
+            raise InputError(f"must be at least 1, not {choices.concurrency}", field="concurrency")
         self._limiter = anyio.Semaphore(choices.concurrency)
         self._flights: dict[int, _Flight] = {}
         # What landed since the last claim: claimed items of that chunk may still say otherwise.

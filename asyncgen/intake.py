@@ -102,7 +102,10 @@ class Intake:
     ) -> AsyncGenerator[list[Wanted], None]:
         """The chunks of an iterable. A plain one is read on the event loop: give an async one if it is slow."""
         if isinstance(prompts, str | bytes | Mapping | ImageRequest):  # each can be iterated, and none of them is meant
-            raise InputError(f"give a list of prompts, not a single {type(prompts).__name__}", field="prompts")
+            raise InputError(
+                f"give a list of prompts, not a single {type(prompts).__name__} (generate_image makes one image)",
+                field="prompts",
+            )
         if isinstance(prompts, AsyncIterable):
             async for prompt in prompts:
                 yield self.plan(prompt)

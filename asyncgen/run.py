@@ -166,7 +166,11 @@ async def open_run(
         endpoint_at=lambda address: workspace.endpoint_at(address, target.api_key, pace),
         policy=policy,
     )
-    choices = Choices(concurrency or settings.concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
+    choices = Choices(
+        settings.concurrency if concurrency is None else concurrency,
+        retry_failed=retry_failed,
+        rebuy_changed=rebuy_changed,
+    )
     return BatchRun(workspace, batch, Engine(bench, batch, choices))
 
 

@@ -110,7 +110,7 @@ async def test_any_iterable_and_async_iterable_will_do(tmp_path: Path) -> None:
 
 async def test_one_text_is_not_taken_for_a_list_of_letters(tmp_path: Path) -> None:
     async with open_sandbox() as sandbox, generator(sandbox, tmp_path) as g:
-        with pytest.raises(TypeError, match="generate_image"):
+        with pytest.raises(InputError, match="generate_image"):
             await g.generate_many("a fox")
 
 

@@ -26,7 +26,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "height": INTEGERS,
     "steps": INTEGERS,
     "seed": st.integers(-1, MAX_SEED),
-    "images": st.integers(1, 100_000),
+    "images": st.integers(1, 10_000),
     "batch_size": INTEGERS,
     "model": TEXT,
     "sampler_name": TEXT,

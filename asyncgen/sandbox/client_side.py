@@ -6,6 +6,7 @@ decides the answer, and the answer is sent (or spoilt on its way).
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import socket
 import struct
@@ -201,14 +202,15 @@ class ClientSide:
             )
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         response.content_type, response.content_length = answer.content_type, len(body)
-        await response.prepare(request)
-        if kind == "cut_body":
-            await response.write(body[: len(body) // 2])
-            _close(request)
-            return response
-        await _write(response, body, fault.seconds if fault is not None and kind == "slow_body" else 0.0)
-        if answer.result_of is not None and kind in {"", "slow_body"}:
-            self._fetched(answer.result_of)
+        with contextlib.suppress(ConnectionResetError):  # the client has left; what it did not get was not fetched
+            await response.prepare(request)
+            if kind == "cut_body":
+                await response.write(body[: len(body) // 2])
+                _close(request)
+                return response
+            await _write(response, body, fault.seconds if fault is not None and kind == "slow_body" else 0.0)
+            if answer.result_of is not None and kind in {"", "slow_body"}:
+                self._fetched(answer.result_of)
         return response
 
     def _fetched(self, job: Job) -> None:
