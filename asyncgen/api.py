@@ -7,7 +7,6 @@ everything against the embedded sandbox, without key or account.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cached_property
@@ -19,7 +18,7 @@ import anyio
 from asyncgen import run
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError, InputError
-from asyncgen.intake import Intake, Prompts, Wanted
+from asyncgen.intake import IndexedWant, Intake, Prompts
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import style_history
 from asyncgen.request import ImageRequest
@@ -160,8 +159,10 @@ class ImageGenerator:
                 yield result
             await task
         finally:
-            await _ended(task)  # its error, if any, has been raised above
-            receive.close()
+            try:
+                await _ended(task)  # its error, if any, has been raised above
+            finally:
+                receive.close()
 
     async def generate_batch(self, prompts: Prompts, style_id: str | None = None, **kwargs: Any) -> list[ImageResult]:
         """`generate_many` by the name and arguments of the system we grew out of."""
@@ -238,7 +239,7 @@ class ImageGenerator:
             rebuy_changed=rebuy_changed,
         )
 
-    async def recorded_wants(self, batch: str) -> AsyncGenerator[list[Wanted], None]:
+    async def recorded_wants(self, batch: str) -> AsyncGenerator[list[IndexedWant], None]:
         """Everything that a batch has ever wanted, as it was said, planned with today's styles and workflow."""
         opened = await self._workspace.ledger.open_batch(batch, self._target.realm)
         intake, last_id = self._intake({}), 0
@@ -325,8 +326,10 @@ def run_image(prompt: str, style_id: str | None = None, **kwargs: Any) -> ImageR
 async def _ended(task: asyncio.Task[None]) -> None:
     """Cancel a task and wait until what it has in the air is recorded."""
     task.cancel()
-    with anyio.CancelScope(shield=True), contextlib.suppress(asyncio.CancelledError, Exception):
-        await task
+    with anyio.CancelScope(shield=True):
+        await asyncio.wait([task])  # unlike `await task`, this hands no cancellation of ours on to the task
+    if not task.cancelled():
+        task.exception()
 
 
 def _run(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:

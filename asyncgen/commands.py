@@ -30,7 +30,7 @@ from asyncgen.api import ImageGenerator
 from asyncgen.display import Display, Moment
 from asyncgen.errors import AsyncgenError, InputError
 from asyncgen.exits import Exit, of_error, of_run
-from asyncgen.intake import Intake, Wanted
+from asyncgen.intake import IndexedWant, Intake
 from asyncgen.lifecycle import FAILURES, State
 from asyncgen.prompts import BadRow, PromptFormat, Row, format_of, read_rows
 from asyncgen.records import PLATFORM, SANDBOX
@@ -114,7 +114,7 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
             total = source.validate(generator, shown)
             if total is None:
                 return Exit.BAD_INPUT
-        job = _RunJob(
+        job = _RunPlan(
             name=options.name or source.batch_name,
             new_set=options.again,
             retry_failed=options.retry_failed,
@@ -132,7 +132,7 @@ def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[st
     with _shown(setup, generator.settings) as shown:
         _check_options(generator, fields)
         wanted = Intake(generator.planner, fields, name="prompt").plan(prompt)
-        job = _RunJob(name=name, total=len(wanted), chunks=lambda: _one_chunk(wanted))
+        job = _RunPlan(name=name, total=len(wanted), chunks=lambda: _one_chunk(wanted))
         return anyio.run(_execute, generator, job, shown)
 
 
@@ -141,7 +141,7 @@ def run_retry(setup: Setup, name: str, *, rebuy_changed: bool) -> Exit:
     """`asyncgen retry`: the whole batch once more from the ledger, where what is there is kept."""
     generator = _generator(setup, {})
     with _shown(setup, generator.settings) as shown:
-        job = _RunJob(
+        job = _RunPlan(
             name=name,
             retry_failed=True,
             rebuy_changed=rebuy_changed,
@@ -153,19 +153,19 @@ def run_retry(setup: Setup, name: str, *, rebuy_changed: bool) -> Exit:
 
 
 @dataclass(frozen=True, slots=True)
-class _RunJob:
+class _RunPlan:
     """One run to execute: which batch, with which choices, over which input."""
 
     name: str | None
     total: int | None
-    chunks: Callable[[], AsyncGenerator[list[Wanted], None]]
+    chunks: Callable[[], AsyncGenerator[list[IndexedWant], None]]
     new_set: bool = False
     retry_failed: bool = False
     rebuy_changed: bool = False
     must_exist: bool = False
 
 
-async def _execute(generator: ImageGenerator, job: _RunJob, shown: Display) -> Exit:
+async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> Exit:
     async with generator:
         total = _recorded_total(generator, job) if job.must_exist else job.total
         run = await generator.open_run(
@@ -207,7 +207,7 @@ def _check_options(generator: ImageGenerator, fields: Mapping[str, Any]) -> None
             raise
 
 
-def _recorded_total(generator: ImageGenerator, job: _RunJob) -> int:
+def _recorded_total(generator: ImageGenerator, job: _RunPlan) -> int:
     """How many jobs the ledger has of a batch. Raises `InputError` naming those that exist."""
     path, realm = generator.workspace.ledger_path, generator.target.realm
     totals = {status.name: status.wanted for status in batch_statuses(path) if status.realm == realm}
@@ -284,7 +284,7 @@ class _Source:
             return None
         return total
 
-    async def chunks(self, generator: ImageGenerator, shown: Display) -> AsyncGenerator[list[Wanted], None]:
+    async def chunks(self, generator: ImageGenerator, shown: Display) -> AsyncGenerator[list[IndexedWant], None]:
         """The planned rows, read lazily."""
         options = self._options
         intake = Intake(
@@ -336,20 +336,29 @@ def _opened(file: str) -> Iterator[IO[str]]:
 async def _arriving(rows: Iterator[T]) -> AsyncGenerator[T, None]:
     """The rows of a stream, each as it comes, from a thread that nobody waits for: a pipe may stay silent for ever."""
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[T | None] = asyncio.Queue()
+    arrived: asyncio.Queue[T | Exception | None] = asyncio.Queue()
     room = threading.Semaphore(_READ_AHEAD_ROWS)
 
-    def read() -> None:
+    def hand_over(row: T | Exception | None) -> None:
         with suppress(RuntimeError):  # the loop is closed: the run has ended
-            try:
-                for row in rows:
-                    room.acquire()
-                    loop.call_soon_threadsafe(arrived.put_nowait, row)
-            finally:
-                loop.call_soon_threadsafe(arrived.put_nowait, None)
+            loop.call_soon_threadsafe(arrived.put_nowait, row)
+
+    def read() -> None:
+        try:
+            for row in rows:
+                room.acquire()
+                hand_over(row)
+        except Exception as error:
+            hand_over(error)
+        else:
+            hand_over(None)
 
     threading.Thread(target=read, name="asyncgen-stdin", daemon=True).start()
     while (row := await arrived.get()) is not None:
+        if isinstance(row, OSError):
+            raise InputError(f"cannot be read further ({row.strerror})", where="stdin") from row
+        if isinstance(row, Exception):
+            raise row
         room.release()
         yield row
 
@@ -360,7 +369,7 @@ def _format(options: BatchOptions) -> PromptFormat:
     return "txt" if options.file == _STDIN else format_of(options.file)
 
 
-async def _one_chunk(wanted: list[Wanted]) -> AsyncGenerator[list[Wanted], None]:
+async def _one_chunk(wanted: list[IndexedWant]) -> AsyncGenerator[list[IndexedWant], None]:
     yield wanted
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterable
@@ -12,8 +13,11 @@ if sys.platform == "darwin":
     import fcntl
 
 
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+
+
 class RealDisk:
-    """One system call's worth of work per method, so that each is a point at which a machine can die."""
+    """The operations of the port, each as little as one system call where the file system allows it."""
 
     def make_directory(self, path: Path) -> None:
         """Create it and its parents; each new entry is flushed in its parent."""
@@ -32,14 +36,18 @@ class RealDisk:
         _fsync(path)
 
     def link(self, source: Path, target: Path) -> None:
-        """Raises FileExistsError rather than replace. File systems without hard links get a rename after a check."""
+        """Raises FileExistsError rather than replace.
+
+        File systems without hard links (exFAT, some network ones) get a rename after a look that the name is free:
+        there, and only there, a file that somebody else makes in that very moment would be replaced.
+        """
         try:
             os.link(source, target)
-        except FileExistsError:
-            raise
-        except OSError:  # exFAT, some network and container file systems
-            if target.exists():
-                raise FileExistsError(target) from None
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            if self.exists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
             source.rename(target)
 
     def unlink(self, path: Path) -> None:

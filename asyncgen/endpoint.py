@@ -336,8 +336,8 @@ class Endpoint:
             request = protocol.status_sync_request(
                 self.address, self._api_key, job_id, self._pace.request_timeout_seconds, int(left * 1000)
             )
-            async with self._status_gate.admitted():
-                outcome = await self._ask(request, replies.decipher_status, self._status_gate)
+            async with self._runsync_gate.admitted():  # held for long: it must not keep polls waiting
+                outcome = await self._ask(request, replies.decipher_status, self._runsync_gate)
             if isinstance(outcome, Missing | Transient):
                 break  # undocumented: an endpoint may not have it
             if not isinstance(outcome, Pending):

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from asyncgen import logs
 from asyncgen.errors import AsyncgenError, InputError, LedgerError, RunPausedError, StoreError
-from asyncgen.intake import Wanted
+from asyncgen.intake import IndexedWant
 from asyncgen.job import Job, Workbench
 from asyncgen.lifecycle import FAILURES, State
 from asyncgen.records import Batch, Item, Want
@@ -63,9 +63,8 @@ class Statistics:
 
     @property
     def pending(self) -> int:
-        """Wanted, and neither there nor settled."""
-        settled = self.kept + self.repeated + self.made + self.failed + self.held + self.cancelled
-        return max(0, self.wanted - settled)
+        """IndexedWant, and neither there nor settled."""
+        return self.wanted - (self.kept + self.repeated + self.made + self.failed + self.held + self.cancelled)
 
 
 @dataclass(slots=True)
@@ -91,17 +90,27 @@ class Engine:
         self.stop = Stop()
         self.statistics = Statistics()
 
-    async def run(self, chunks: AsyncIterator[list[Wanted]], deliver: Deliver) -> None:
+    async def run(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         """Work through the input. Everything that is out is collected before an error is raised.
 
         Raises `RunPausedError`, `StoreError` or `LedgerError` when going on is useless, `InputError` for a row that is
         wrong. Cancelling the task leaves the ledger true.
         """
-        ledger = self._bench.ledger
-        run_id = await ledger.begin_run(self._batch)
+        run_id = await self._bench.ledger.begin_run(self._batch)
+        outcome = "cancelled"
+        try:
+            await self._work(run_id, chunks, deliver)
+            outcome = "stopped" if self.stop.requested else "ended"
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end_run(run_id, outcome)
+        if self._error is not None:
+            raise self._error
+
+    async def _work(self, run_id: int, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         async with anyio.create_task_group() as watching:
             if self._bench.policy.cancel_on_stop:
-                watching.start_soon(self._cancel_when_stopped)
+                watching.start_soon(self._cancel_when_stopped, watching)
             async with anyio.create_task_group() as tasks:
                 try:
                     await self._reattach(tasks, deliver)
@@ -111,9 +120,12 @@ class Engine:
                 except _STOPPING_ERRORS as error:
                     self._stop_for(error)
             watching.cancel_scope.cancel()
-        await ledger.end_run(run_id, "stopped" if self.stop.requested else "ended")
-        if self._error is not None:
-            raise self._error
+
+    async def _end_run(self, run_id: int, outcome: str) -> None:
+        try:
+            await self._bench.ledger.end_run(run_id, outcome)
+        except LedgerError as error:
+            self._stop_for(error)  # after the first error, which says more
 
     def request_stop(self) -> None:
         """Submit nothing new; `run` returns once what is out has been collected (or cancelled)."""
@@ -128,7 +140,7 @@ class Engine:
             await self._start(tasks, item, want, None, deliver)
 
     async def _take_in(
-        self, tasks: TaskGroup, run_id: int, chunks: AsyncIterator[list[Wanted]], deliver: Deliver
+        self, tasks: TaskGroup, run_id: int, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver
     ) -> None:
         while True:
             with self.stop.interruptible():
@@ -141,26 +153,28 @@ class Engine:
             for wanted, item in zip(chunk, items, strict=True):
                 await self._take(tasks, wanted, item, deliver)
 
-    async def _take(self, tasks: TaskGroup, wanted: Wanted, item: Item, deliver: Deliver) -> None:
+    async def _take(self, tasks: TaskGroup, wanted: IndexedWant, item: Item, deliver: Deliver) -> None:
         """Start what is to be made, join what is in work, hand on what is settled."""
         self._count_in(wanted, item)
         if flight := self._flights.get(item.id):
             flight.places.append(wanted.index)
         elif landed := self._landed.get(item.id):
-            await self._hand_on(landed, wanted.index, deliver, repeated=bool(landed.places))
+            repeated = bool(landed.places)
             landed.places.append(wanted.index)
+            await self._hand_on(landed, wanted.index, deliver, repeated=repeated)
         elif await self._is_to_be_made(wanted, item):
             await self._start(tasks, item, wanted.want, wanted.index, deliver)
         else:
             self._count_settled(item, made=False)
-            await deliver(result_of(wanted.index, item, wanted.want, self._bench.store.root, kept=True))
+            root = self._bench.store.root
+            await deliver(result_of(wanted.index, item, wanted.want, root, kept=True, repeats=item.repeats))
 
-    async def _is_to_be_made(self, wanted: Wanted, item: Item) -> bool:
+    async def _is_to_be_made(self, wanted: IndexedWant, item: Item) -> bool:
         if reason := self._reason_to_make_again(item):
             await self._bench.ledger.record_wanted_again(item, wanted.want, reason)
         return item.state in (State.WANTED, State.ACCEPTED, State.STORING)
 
-    def _count_in(self, wanted: Wanted, item: Item) -> None:
+    def _count_in(self, wanted: IndexedWant, item: Item) -> None:
         if item.repeats and wanted.want.request.id is not None:
             raise InputError(f"the id {wanted.want.request.id!r} is used twice in this input", field="id")
         self.statistics.wanted += 1
@@ -198,7 +212,7 @@ class Engine:
         self._landed[job.item.id] = flight
         self.statistics.gpu_ms += job.timing.execution_ms or 0
         self._report(job)
-        for number, place in enumerate(flight.places):
+        for number, place in enumerate(tuple(flight.places)):  # who names it from now on is handed it by `_take`
             await self._hand_on(flight, place, deliver, repeated=number > 0)
         self._limiter.release()
 
@@ -208,7 +222,10 @@ class Engine:
             self.statistics.repeated += 1
         else:
             self._count_settled(job.item, made=True)
-        await deliver(result_of(place, job.item, job.want, root, timing=job.timing, delivered=job.delivered))
+        result = result_of(
+            place, job.item, job.want, root, timing=job.timing, delivered=job.delivered, repeats=repeated
+        )
+        await deliver(result)
 
     async def _settle(self, job: Job) -> None:
         try:
@@ -224,12 +241,13 @@ class Engine:
 
     def _count_settled(self, item: Item, *, made: bool) -> None:
         statistics = self.statistics
+        if item.repeats and not made:
+            statistics.repeated += 1
+            return
         match item.state:
             case State.STORED if made:
                 statistics.made += 1
                 statistics.pictures += len(item.pictures)
-            case State.STORED if item.repeats:
-                statistics.repeated += 1
             case State.STORED:
                 statistics.kept += 1
                 statistics.changed += item.changed
@@ -248,8 +266,14 @@ class Engine:
             log.error("stopping: %s", error)
         self.stop.request()
 
-    async def _cancel_when_stopped(self) -> None:
+    async def _cancel_when_stopped(self, tasks: TaskGroup) -> None:
         """Take back every job that is out when the stop comes; what is in the air then takes itself back."""
         await self.stop.wait_requested()
-        for flight in list(self._flights.values()):
-            await flight.job.cancel()
+        for flight in self._flights.values():
+            tasks.start_soon(self._take_back, flight.job)
+
+    async def _take_back(self, job: Job) -> None:
+        try:
+            await job.cancel()
+        except _STOPPING_ERRORS as error:
+            self._stop_for(error)

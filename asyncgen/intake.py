@@ -1,6 +1,6 @@
 """Prompts in: any iterable, async iterable or prompt file, read lazily, planned in small chunks.
 
-A chunk is at most 32 requests and is cut short when its source is slow, so that the first image does not wait for the
+A chunk is at most 32 jobs and is cut short when its source is slow, so that the first image does not wait for the
 thirty-second prompt and planning never holds the event loop for long.
 """
 
@@ -35,7 +35,7 @@ _FIELD_NAMES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class IndexedWant:
     """One job of the input: its place in input order, and what is wanted."""
 
     index: int
@@ -47,7 +47,7 @@ class Intake:
 
     `shared` are fields for every request that does not say otherwise; `name` is the prompt file's, for errors.
 
-    With `skip_bad` a request that is wrong is counted in `skipped` and reported to `on_bad` instead of raised.
+    With `skip_bad` a request that is wrong is reported to `on_bad` instead of raised.
     """
 
     def __init__(
@@ -64,42 +64,46 @@ class Intake:
         self._shared = {_FIELD_NAMES.get(name, name): value for name, value in said if value is not None}
         self._skip_bad, self._on_bad = skip_bad, on_bad
         self._name, self._next_index, self._read = name, 0, 0
-        self.skipped = 0
 
-    def plan(self, prompt: Prompt | Row | BadRow) -> list[Wanted]:
+    def plan(self, prompt: Prompt | Row | BadRow) -> list[IndexedWant]:
         """The jobs of one prompt. Raises `InputError` naming the row, unless bad ones are skipped."""
-        self._read += 1
-        try:
-            wants = list(self._planner.wants(self._request(prompt)))
-        except InputError as error:
-            self._refuse(prompt, error)
-            return []
-        return self._numbered(wants)
+        return list(self._planned([prompt]))
 
-    def plan_replica(self, request: ImageRequest, replica: int) -> list[Wanted]:
+    def plan_replica(self, request: ImageRequest, replica: int) -> list[IndexedWant]:
         """One job out of the `images` of a recorded request. Raises `InputError` where it no longer fits."""
-        return self._numbered([self._planner.want(request, replica)])
+        return [self._indexed(self._planner.want(request, replica))]
 
-    def _numbered(self, wants: list[Want]) -> list[Wanted]:
-        first, self._next_index = self._next_index, self._next_index + len(wants)
-        return [Wanted(first + number, want) for number, want in enumerate(wants)]
+    def _planned(self, prompts: Iterable[Prompt | Row | BadRow]) -> Iterator[IndexedWant]:
+        """Lazily, because one request may stand for 10,000 jobs."""
+        for prompt in prompts:
+            self._read += 1
+            try:
+                wants = self._planner.wants(self._request(prompt))
+            except InputError as error:
+                self._refuse(prompt, error)
+            else:
+                yield from map(self._indexed, wants)
+
+    def _indexed(self, want: Want) -> IndexedWant:
+        index, self._next_index = self._next_index, self._next_index + 1
+        return IndexedWant(index, want)
 
     def _refuse(self, prompt: Prompt | Row | BadRow, error: InputError) -> None:
         located = error if error.where else error.at(self._place(prompt))
         if not self._skip_bad or (isinstance(prompt, BadRow) and prompt.is_header):
             raise located from None
-        self.skipped += 1
         if self._on_bad is not None:
             self._on_bad(located)
 
-    async def of_rows(self, rows: Iterator[Row | BadRow], ports: Ports) -> AsyncGenerator[list[Wanted], None]:
+    async def of_rows(self, rows: Iterator[Row | BadRow], ports: Ports) -> AsyncGenerator[list[IndexedWant], None]:
         """The chunks of a prompt file, read off the event loop."""
         while chunk := await ports.file_threads.run(lambda: list(islice(rows, _CHUNK))):
-            yield [wanted for row in chunk for wanted in self.plan(row)]
+            for wants in _chunked(self._planned(chunk)):
+                yield wants
 
     async def of_prompts(
         self, prompts: Prompts | AsyncIterable[Row | BadRow], ports: Ports
-    ) -> AsyncGenerator[list[Wanted], None]:
+    ) -> AsyncGenerator[list[IndexedWant], None]:
         """The chunks of an iterable. A plain one is read on the event loop: give an async one if it is slow."""
         if isinstance(prompts, str | bytes | Mapping | ImageRequest):  # each can be iterated, and none of them is meant
             raise InputError(
@@ -108,11 +112,12 @@ class Intake:
             )
         if isinstance(prompts, AsyncIterable):
             async for prompt in prompts:
-                yield self.plan(prompt)
+                for wants in _chunked(self._planned([prompt])):
+                    yield wants
             return
-        iterator = iter(prompts)
-        while chunk := list(_until_slow(islice(iterator, _CHUNK), ports.clock.now)):
-            yield [wanted for prompt in chunk for wanted in self.plan(prompt)]
+        planned = self._planned(prompts)
+        while wants := list(_until_slow(islice(planned, _CHUNK), ports.clock.now)):
+            yield wants
             await ports.clock.sleep(0)
 
     def _place(self, prompt: Prompt | Row | BadRow) -> str:
@@ -132,6 +137,11 @@ def _fields(prompt: Prompt) -> Mapping[str, Any]:
         return {"prompt": prompt}
     request = parse_request(prompt)
     return {name: getattr(request, name) for name in request.model_fields_set}
+
+
+def _chunked(wants: Iterator[IndexedWant]) -> Iterator[list[IndexedWant]]:
+    while chunk := list(islice(wants, _CHUNK)):
+        yield chunk
 
 
 def _until_slow(items: Iterable[Any], now: Callable[[], float]) -> Iterator[Any]:

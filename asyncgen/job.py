@@ -83,7 +83,7 @@ class Job:
         self.delivered: tuple[Picture, ...] = ()
         self.timing = Timing()
         self._submitted_now = False
-        self._cancelled = False
+        self._cancel_sent = False
 
     async def settle(self) -> None:
         """Step until nothing is left to do; the outcome is in `item` (and `delivered`, for pictures without a file).
@@ -230,9 +230,14 @@ class Job:
             await self._ledger.record_storing(self.item, prepared, self._end("completed"))
         except PathTakenError:
             return  # by a picture whose file is gone: the name stays reserved, and the next round takes another
-        with anyio.CancelScope(shield=True):  # the thread writes on anyway: leave no file without its record
-            in_place = await store.write(prepared, pictures)
+        except BaseException:
             store.release(prepared)
+            raise
+        with anyio.CancelScope(shield=True):  # the thread writes on anyway: leave no file without its record
+            try:
+                in_place = await store.write(prepared, pictures)
+            finally:
+                store.release(prepared)
             if in_place:
                 await self._stored(pictures)
             else:  # a file of somebody else's came in between
@@ -291,13 +296,15 @@ class Job:
     async def cancel(self) -> None:
         """Take the job back at the platform, once, if it is out; its polling learns what became of that."""
         item = self.item
-        if item.state is State.ACCEPTED and item.endpoint and item.job_id and not self._cancelled:
-            self._cancelled = True
-            await self._bench.endpoint_at(item.endpoint).cancel(item.job_id)
+        if item.state is State.ACCEPTED and item.endpoint and item.job_id and not self._cancel_sent:
+            self._cancel_sent = True
+            outcome = await self._bench.endpoint_at(item.endpoint).cancel(item.job_id)
+            if not isinstance(outcome, Cancelled):
+                log.warning("job %s was not cancelled (%s): it is waited for", item.job_id, outcome)
 
     async def _bought_again_or(self, otherwise: State, failure: Failure) -> None:
         """The platform's fault: bought again, unless the image has met the same one before or was bought enough."""
-        if await self._ledger.has_ended_with(self.item, failure.code):
+        if await self._ledger.has_job_ended_with(self.item, failure.code):
             repeated = Failure(failure.kind, failure.code, f"{failure.message} (the second time: not bought again)")
             await self._end_with(State.LOST if otherwise is State.LOST else State.FAILED, repeated)
         elif self.item.attempts >= self._bench.policy.max_attempts:

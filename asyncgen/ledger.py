@@ -72,7 +72,7 @@ class Ledger:
         self._queue: list[_Entry[Any]] = []
         self._arrival = anyio.Event()
         self._connection: sqlite3.Connection | None = None
-        self.has_ended = False
+        self.is_closed = False
 
     async def open(self, output_root: str = ".") -> int:
         """Connect, bring the schema up to date, and settle what an earlier process left in the air.
@@ -102,7 +102,7 @@ class Ledger:
                     for entry in entries:
                         entry.durable.set()
         finally:  # an event loop that ends cancels every task, those that wait for us too: none may wait for ever
-            self.has_ended = True
+            self.is_closed = True
             for entry in (*entries, *self._queue):
                 if not entry.durable.is_set():
                     entry.error = LedgerError(_ENDED)
@@ -247,7 +247,7 @@ class Ledger:
         )
         item.pictures = ()
 
-    async def has_ended_with(self, item: Item, outcome: str) -> bool:
+    async def has_job_ended_with(self, item: Item, outcome: str) -> bool:
         """Whether one of the item's jobs ended in this way, since its owner last wanted it tried again."""
         query = "SELECT 1 FROM (SELECT outcome FROM job WHERE item_id = ? ORDER BY id DESC LIMIT ?) WHERE outcome = ?"
         parameters = (item.id, item.attempts, outcome)
@@ -295,7 +295,7 @@ class Ledger:
 
         It must do nothing but SQL: if another operation of the same commit fails, it is rolled back and run again.
         """
-        if self.has_ended:
+        if self.is_closed:
             raise LedgerError(_ENDED)
         entry = _Entry(operation)
         self._queue.append(entry)

@@ -74,8 +74,7 @@ class Planner:
     def wants(self, request: ImageRequest) -> Iterator[Want]:
         """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""
         spec = self._checked_spec(request)
-        for replica in range(request.images):
-            yield self._want(request, replica, spec)
+        return (self._want(request, replica, spec) for replica in range(request.images))
 
     def want(self, request: ImageRequest, replica: int) -> Want:
         """One of the jobs that a request stands for. Raises `InputError`."""

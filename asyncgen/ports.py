@@ -112,7 +112,10 @@ class Disk(Protocol):
 
 
 class Blocking(Protocol):
-    """Runs a blocking function off the event loop and returns its result."""
+    """Runs a blocking function off the event loop and returns its result.
+
+    When the caller is cancelled, the function runs on in its thread: who needs its end must shield the call.
+    """
 
     async def run(self, function: Callable[..., T], *args: Any) -> T: ...
 

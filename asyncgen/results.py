@@ -106,6 +106,7 @@ def result_of(
     root: Path,
     *,
     kept: bool = False,
+    repeats: bool = False,
     timing: Timing | None = None,
     delivered: tuple[Picture, ...] = (),
 ) -> ImageResult:
@@ -132,7 +133,7 @@ def result_of(
         failure=item.failure,
         kept=kept,
         changed=item.changed,
-        repeats=item.repeats,
+        repeats=repeats,
         delay_ms=timing.delay_ms,
         execution_ms=timing.execution_ms,
         delivered=delivered,

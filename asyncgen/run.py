@@ -26,7 +26,7 @@ from asyncgen import naming, protocol
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Choices, Deliver, Engine
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerLockedError, RunPausedError, StoreError
-from asyncgen.intake import Wanted
+from asyncgen.intake import IndexedWant
 from asyncgen.job import Policy, Workbench
 from asyncgen.ledger import Ledger
 from asyncgen.manifest import Manifest
@@ -88,7 +88,7 @@ class Workspace:
 
     async def update_manifest(self) -> None:
         """Bring the manifest up to date. Raises `StoreError`."""
-        if self.ledger.has_ended:
+        if self.ledger.is_closed:
             return  # with its event loop; the next run finds out
         async with self.manifest_lock:
             try:
@@ -123,7 +123,7 @@ class BatchRun:
         self.statistics = engine.statistics
         self.request_stop = engine.request_stop
 
-    async def run(self, chunks: AsyncIterator[list[Wanted]], deliver: Deliver) -> None:
+    async def run(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         """See `Engine.run`. The manifest is brought up to date whatever happens."""
         with self.workspace.using(self.batch):
             try:
@@ -305,7 +305,8 @@ async def shared_workspace(
             host.leave.set()
             with anyio.CancelScope(shield=True):
                 assert host.task is not None
-                await host.task
+                await asyncio.wait([host.task])  # unlike `await`, this hands no cancellation of ours on to the task
+                host.task.result()
 
 
 async def _live(host: _Host, root: Path, ledger_path: Path, sandbox: SandboxSettings | None) -> None:

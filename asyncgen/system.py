@@ -1,4 +1,4 @@
-"""The real clock, threads and randomness behind the ports."""
+"""The real clock and threads behind the ports, and the wiring of all real ports."""
 
 from __future__ import annotations
 

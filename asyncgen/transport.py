@@ -93,15 +93,11 @@ class AiohttpTransport:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=request.timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS),
             ) as response:
-                body = await _read_bounded(response, request.max_reply_bytes)
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                return HttpReply(
-                    response.status, headers, _without_key(body, request) if response.status >= 400 else body
-                )
+                return await _whole_reply(response, request)
         except _NOT_SENT as error:
             refused = isinstance(getattr(error, "os_error", None), _NoPublicAddressError)
             raise (AddressRefusedError if refused else NotSentError)(_described(error)) from error
-        except ValueError as error:  # aiohttp could not make the request
+        except ValueError as error:  # aiohttp could not make the request: `_whole_reply` raises none
             raise NotSentError(_described(error)) from error
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise InterruptedReplyError(_described(error)) from error
@@ -155,6 +151,16 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
 def _sendable(body: bytes | None) -> bytes | BytesIO | None:
     """aiohttp sends a file piece by piece, and warns of long bytes because they go out in one."""
     return body if body is None or len(body) <= _LONG_BODY_BYTES else BytesIO(body)
+
+
+async def _whole_reply(response: aiohttp.ClientResponse, request: HttpRequest) -> HttpReply:
+    """What has come back: from here on the server has acted. Raises `InterruptedReplyError` or aiohttp's own."""
+    try:
+        body = await _read_bounded(response, request.max_reply_bytes)
+    except ValueError as error:
+        raise InterruptedReplyError(_described(error)) from error
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return HttpReply(response.status, headers, _without_key(body, request) if response.status >= 400 else body)
 
 
 async def _read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:

@@ -27,7 +27,7 @@ from PIL import Image
 from asyncgen import ImageRequest, ImageResult, Settings, StylesRegistry, load_settings
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Choices, Engine
-from asyncgen.intake import Intake, Wanted
+from asyncgen.intake import IndexedWant, Intake
 from asyncgen.job import Job, Policy, Workbench
 from asyncgen.ledger import Ledger
 from asyncgen.plan import Planner
@@ -162,7 +162,7 @@ class Wired:
         await (engine or self.engine()).run(self.chunks(wanted, **fields), deliver)
         return results
 
-    def chunks(self, wanted: list[Any], **fields: Any) -> AsyncIterator[list[Wanted]]:
+    def chunks(self, wanted: list[Any], **fields: Any) -> AsyncIterator[list[IndexedWant]]:
         return Intake(self.bench.planner, {**SMALL, **fields}).of_prompts(wanted, self.ports)
 
     async def job(self, prompt: str = "a fox", stop: Stop | None = None, **fields: Any) -> Job:

@@ -65,16 +65,17 @@ async def test_no_more_is_read_than_is_worked_on_and_one_chunk(tmp_path: Path) -
         assert len(read) <= len(landed) + 4 + 2 * 32
 
 
-async def test_what_has_landed_is_let_go(tmp_path: Path) -> None:
-    """A million prompts need no more memory than a thousand: no job outlives the chunk it came in."""
+@pytest.mark.parametrize("wanted", [prompts(300), [{"prompt": "a fox", "images": 300, "save_to_style": False}]])
+async def test_what_has_landed_is_let_go(tmp_path: Path, wanted: list[object]) -> None:
+    """A million images need no more memory than a thousand: no job outlives the chunk it came in."""
     alive: list[int] = []
 
     async def deliver(result: ImageResult) -> None:
         if result.index % 100 == 99:
-            alive.append(sum(isinstance(thing, Job) for thing in gc.get_objects()))
+            alive.append(sum(type(thing) is Job for thing in gc.get_objects()))
 
     async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
-        await parts.engine(concurrency=8).run(parts.chunks(prompts(300)), deliver)
+        await parts.engine(concurrency=8).run(parts.chunks(wanted), deliver)
     assert max(alive) <= 8 + 2 * 32
 
 
@@ -389,3 +390,34 @@ async def test_the_counts_add_up(tmp_path: Path) -> None:
         s = engine.statistics
         assert s.wanted == s.kept + s.repeated + s.made + s.failed + s.held + s.cancelled == 32
         assert (s.failed, s.held, s.repeated, s.out, s.pending) == (11, 11, 1, 0, 0)
+
+
+# -- who is told what ----------------------------------------------------------------------------------------------
+
+
+async def test_each_place_is_told_once_however_slowly_results_are_taken(tmp_path: Path) -> None:
+    """While a result is being handed on, the input may name the same image again."""
+    wanted = [{"prompt": f"fox {number % 5}", "seed": 7} for number in range(60)]
+    told: list[int] = []
+
+    async def deliver(result: ImageResult) -> None:
+        await anyio.sleep(0.001)
+        told.append(result.index)
+
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
+        engine = parts.engine(concurrency=2)
+        await engine.run(parts.chunks(wanted), deliver)
+    assert sorted(told) == list(range(60))
+    assert (engine.statistics.made, engine.statistics.repeated, engine.statistics.pending) == (5, 55, 0)
+
+
+async def test_a_run_that_is_cancelled_is_recorded_as_ended_and_forgets_what_it_has_seen(tmp_path: Path) -> None:
+    async def deliver(result: ImageResult) -> None:
+        scope.cancel()
+
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
+        with anyio.CancelScope() as scope:
+            await parts.engine(concurrency=4).run(parts.chunks(prompts(40)), deliver)
+        seen = await parts.ledger.transact(lambda connection: connection.execute("SELECT * FROM seen").fetchall())
+        runs = await parts.ledger.transact(lambda connection: connection.execute("SELECT outcome FROM run").fetchall())
+    assert (seen, runs) == ([], [("cancelled",)])

@@ -359,8 +359,8 @@ async def test_a_failure_is_kept_with_the_item_until_it_is_bought_again(tmp_path
     async with desk(tmp_path) as at:
         item = await at.accept(await at.item())
         await at.ledger.record_unsettled(item, State.FAILED, FAILURE, JobEnd("out_of_memory"))
-        assert await at.ledger.has_ended_with(item, "out_of_memory")
-        assert not await at.ledger.has_ended_with(item, "lost")
+        assert await at.ledger.has_job_ended_with(item, "out_of_memory")
+        assert not await at.ledger.has_job_ended_with(item, "lost")
     async with desk(tmp_path) as at:
         item = await at.item()
         assert (item.state, item.failure) == (State.FAILED, FAILURE)
