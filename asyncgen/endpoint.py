@@ -192,16 +192,9 @@ class Endpoint:
 
     async def _post_run(self, body: bytes) -> Submitted | Refused:
         request = protocol.run_request(self.address, self._api_key, body, self._pace.request_timeout_seconds)
-        try:
-            reply = await self._send(request)
-        except NotSentError as error:
-            return Refused(f"the endpoint cannot be reached ({error})")
-        except TransportError as error:
-            return Unknown(f"no reply to /run ({error})")
-        outcome = replies.decipher_submission(reply)
+        outcome = await self._buy(request, replies.decipher_submission, self._run_gate)
         if isinstance(outcome, Refused):
             log.info("a submission was refused and is tried again: %s", outcome.reason)
-            self._slow_down(self._run_gate, reply, outcome.retry_after_seconds)
         return outcome
 
     # -- wait ----------------------------------------------------------------------------------------------------
@@ -297,12 +290,7 @@ class Endpoint:
         """Run a FAILED or TIMED_OUT job again, and pay again, under its id. Sent once; outcomes as of `submit`."""
         request = protocol.retry_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
         async with self._run_gate.admitted():
-            try:
-                return replies.decipher_retry(await self._send(request))
-            except NotSentError as error:
-                return Refused(f"the endpoint cannot be reached ({error})")
-            except TransportError as error:
-                return Unknown(f"no reply to /retry ({error})")
+            return await self._buy(request, replies.decipher_retry, self._run_gate)
 
     async def runsync(self, body: bytes) -> JobEnding | Unknown | Refused:
         """Send one job and wait for its end, `sync_timeout_seconds` in all: held by the server first, then polled.
@@ -316,13 +304,8 @@ class Endpoint:
         request = protocol.runsync_request(
             self.address, self._api_key, body, self._pace.request_timeout_seconds, wait_ms
         )
-        try:
-            async with self._runsync_gate.admitted():
-                outcome = replies.decipher_runsync(await self._send(request))
-        except NotSentError as error:
-            return Refused(f"the endpoint cannot be reached ({error})")
-        except TransportError as error:
-            return Unknown(f"no reply to /runsync ({error})")
+        async with self._runsync_gate.admitted():
+            outcome = await self._buy(request, replies.decipher_runsync, self._runsync_gate)
         if not isinstance(outcome, Ran):
             return outcome
         if not isinstance(outcome.outcome, Pending):
@@ -406,6 +389,19 @@ class Endpoint:
             before_sleep=lambda _: self._give_up_on_silence(),
             retry_error_callback=_outcome_of,
         )
+
+    async def _buy(self, request: HttpRequest, decipher: Callable[[HttpReply], T], gate: Gate) -> T | Refused | Unknown:
+        """Send, once, a request that makes a job run: Refused if it certainly has not arrived, else Unknown."""
+        try:
+            reply = await self._send(request)
+        except NotSentError as error:
+            return Refused(f"the endpoint cannot be reached ({error})")
+        except TransportError as error:
+            return Unknown(f"no reply came ({error})")
+        outcome = decipher(reply)
+        if isinstance(outcome, Refused):
+            self._slow_down(gate, reply, outcome.retry_after_seconds)
+        return outcome
 
     async def _ask(self, request: HttpRequest, decipher: Callable[[HttpReply], T], gate: Gate) -> T | Transient:
         """Send a request that costs nothing and may be repeated; no reply is a `Transient`."""

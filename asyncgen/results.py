@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
+import pybase64
 
 from asyncgen.errors import Failure
 from asyncgen.images import Picture
@@ -31,8 +32,9 @@ class ImageResult:
 
     `index` counts wanted jobs in input order from 0 (a request for several `images` takes as many places). `id` is the
     caller's own. `pictures` are the records of what was stored, more than one with `batch_size`; `paths` their files.
-    `failure` says why there is none. `kept`: it was there before this run. `changed`: it was made with other values
-    than today's, and kept. `delay_ms` and `execution_ms` are the platform's, None where it did not say or for kept.
+    `failure` says why there is none. `kept`: it was there before this run. `repeats`: an earlier place of this input is
+    the same image. `changed`: it was made with other values than today's, and kept. `delay_ms` and `execution_ms` are
+    the platform's, None where it did not say or for kept.
     """
 
     index: int
@@ -83,7 +85,7 @@ class ImageResult:
         return {
             "request_id": self.request_id,
             "status": self.status,
-            "images": [base64.b64encode(data).decode("ascii") for data in self.read_pictures()] if images else [],
+            "images": [pybase64.b64encode(data).decode("ascii") for data in self.read_pictures()] if images else [],
             "seed": self.seed,
             "style_id": self.style_id,
             "saved_path": None if self.saved_path is None else str(self.saved_path),
