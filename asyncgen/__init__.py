@@ -21,6 +21,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
 from asyncgen._version import __version__
 from asyncgen.api import (
     ImageGenerator,
+    WorkflowBuilder,
     generate_image,
     generate_image_with_style,
     generate_many,
@@ -48,7 +49,6 @@ from asyncgen.registry import StylesRegistry
 from asyncgen.request import ImageRequest
 from asyncgen.results import ImageResult
 from asyncgen.settings import Settings, load_settings
-from asyncgen.workflow import WorkflowBuilder
 
 __all__ = [
     "AsyncgenError",

@@ -7,15 +7,16 @@ everything against the embedded sandbox, without key or account.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import anyio
 
-from asyncgen import run
+from asyncgen import run, workflow
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError, InputError
 from asyncgen.intake import IndexedWant, Intake, Prompts
@@ -25,6 +26,7 @@ from asyncgen.request import ImageRequest
 from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun, Target, Workspace, new_planner, open_run, open_target
 from asyncgen.settings import Settings, load_settings
+from asyncgen.template import Template
 
 if TYPE_CHECKING:
     from asyncgen.plan import Planner
@@ -241,11 +243,12 @@ class ImageGenerator:
 
     async def recorded_wants(self, batch: str) -> AsyncGenerator[list[IndexedWant], None]:
         """Everything that a batch has ever wanted, as it was said, planned with today's styles and workflow."""
-        opened = await self._workspace.ledger.open_batch(batch, self._target.realm)
-        intake, last_id = self._intake({}), 0
-        while said := await self._workspace.ledger.said_after(opened, last_id):
-            last_id = said[-1][0]
-            yield [wanted for _, request, replica in said for wanted in intake.plan_replica(request, replica)]
+        ledger, intake, after = self._workspace.ledger, self._intake({}), 0
+        opened = await ledger.open_batch(batch, self._target.realm)
+        until = await ledger.last_item(opened)
+        while page := await ledger.recorded_wants(opened, after, until):
+            after = page[-1].item_id
+            yield [intake.plan_recorded(recorded) for recorded in page]
 
     def _intake(self, fields: Mapping[str, Any]) -> Intake:
         return Intake(self.planner, fields)
@@ -285,11 +288,27 @@ async def stream_many(
             yield result
 
 
-async def generate_image(prompt: str, style_id: str | None = None, **kwargs: Any) -> ImageResult:
-    """One image; raises `GenerationError` when it is not made. `kwargs` as for `ImageGenerator.generate_image`."""
+async def generate_image(
+    prompt: str,
+    style_id: str | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    steps: int | None = None,
+    seed: int = -1,
+    character_loras: Sequence[str] | None = None,
+    save_to_style: bool = True,
+    filename: str | None = None,
+    **kwargs: Any,
+) -> ImageResult:
+    """One image; raises `GenerationError` when it is not made.
+
+    The arguments are those of `ImageGenerator.generate_image`; `kwargs` also those of `ImageGenerator`.
+    """
     own, call = _divided(kwargs)
     async with ImageGenerator(**own) as generator:
-        return await generator.generate_image(prompt, style_id, **call)
+        return await generator.generate_image(
+            prompt, style_id, width, height, steps, seed, character_loras, save_to_style, filename, **call
+        )
 
 
 async def generate_image_with_style(prompt: str, style_id: str, **kwargs: Any) -> ImageResult:
@@ -318,9 +337,16 @@ def run_many(prompts: Prompts, *, style: str | None = None, **kwargs: Any) -> li
     return _run(generate_many, prompts, style=style, **kwargs)
 
 
-def run_image(prompt: str, style_id: str | None = None, **kwargs: Any) -> ImageResult:
-    """`generate_image` for scripts and notebooks: blocks until the image is there."""
-    return _run(generate_image, prompt, style_id, **kwargs)
+def run_image(prompt: str, style_id: str | None = None, *args: Any, **kwargs: Any) -> ImageResult:
+    """`generate_image`, with its arguments, for scripts and notebooks: blocks until the image is there."""
+    return _run(generate_image, prompt, style_id, *args, **kwargs)
+
+
+class WorkflowBuilder(workflow.WorkflowBuilder):
+    """The builder of graphs, with seeds: -1 draws one, as it always did."""
+
+    def __init__(self, template: Template | None = None, draw_seed: Callable[[], int] | None = None) -> None:
+        super().__init__(template, draw_seed or partial(secrets.randbits, 64))
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -19,9 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 all done; 1 some images failed; 2 bad input, nothing was sent; 3 stopped, work is pending; "
-    "4 the account refuses work, everything is pending; 5 submissions are held whose outcome is unknown; "
-    "6 the ledger, the output folder or the network cannot be used; 70 a bug of asyncgen's.",
+    epilog="Exit codes: 0 all done; 1 some images failed; 2 bad input (of a file nothing was sent, a stream keeps what "
+    "it has made); 3 stopped, work is pending; 4 the account refuses work, everything is pending; 5 submissions are "
+    "held whose outcome is unknown; 6 the ledger, the output folder or the network cannot be used; 70 a bug of "
+    "asyncgen's.",
 )
 styles_app = typer.Typer(invoke_without_command=True, help="List the styles of the registry, or show one.")
 app.add_typer(styles_app, name="styles")
@@ -220,6 +221,7 @@ def retry(
     out: Out = None,
     styles: Styles = None,
     workflow: WorkflowOption = None,
+    model_url: ModelUrl = None,
     rebuy_changed: RebuyChanged = False,
     sandbox: Sandbox = False,
     on_stop: Stop = None,
@@ -234,7 +236,7 @@ def retry(
     from asyncgen import commands  # noqa: PLC0415 - as above
 
     given = locals()
-    raise typer.Exit(commands.run_retry(_setup(given), name, rebuy_changed=rebuy_changed))
+    raise typer.Exit(commands.run_retry(_setup(given), name, model_url or (), rebuy_changed=rebuy_changed))
 
 
 @app.command()
@@ -315,7 +317,9 @@ def sandbox(
     seed: Annotated[int, typer.Option(help="Decides execution times and the draws of faults.")] = 0,
     option: Annotated[
         list[str] | None,
-        typer.Option("--set", help="NAME=VALUE of any other sandbox setting; may be given several times."),
+        typer.Option(
+            "--set", help="NAME=VALUE of any other sandbox setting (lists with commas); may be given several times."
+        ),
     ] = None,
 ) -> None:
     """Run the RunPod queue API on this machine, with simulated workers or real ones, until Ctrl-C."""

@@ -120,7 +120,8 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
             retry_failed=options.retry_failed,
             rebuy_changed=options.rebuy_changed,
             total=total,
-            chunks=lambda: source.chunks(generator, shown),
+            chunks=lambda: source.chunks(generator),
+            skipped=lambda: source.skipped,
         )
         return anyio.run(_execute, generator, job, shown)
 
@@ -137,9 +138,9 @@ def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[st
 
 
 @_with_exit_code
-def run_retry(setup: Setup, name: str, *, rebuy_changed: bool) -> Exit:
+def run_retry(setup: Setup, name: str, urls: Sequence[str], *, rebuy_changed: bool) -> Exit:
     """`asyncgen retry`: the whole batch once more from the ledger, where what is there is kept."""
-    generator = _generator(setup, {})
+    generator = _generator(setup, _model_urls(urls))
     with _shown(setup, generator.settings) as shown:
         job = _RunPlan(
             name=name,
@@ -163,6 +164,7 @@ class _RunPlan:
     retry_failed: bool = False
     rebuy_changed: bool = False
     must_exist: bool = False
+    skipped: Callable[[], int] = lambda: 0
 
 
 async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> Exit:
@@ -176,7 +178,7 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
         shown.opened(run.batch, root)
 
         def moment() -> Moment:
-            return Moment(run.statistics, total, clock.now() - began)
+            return Moment(run.statistics, total, clock.now() - began, job.skipped())
 
         watch = _Watch(run, shown)
         error: AsyncgenError | None = None
@@ -259,17 +261,17 @@ class _Source:
         self.is_stream = options.file == _STDIN
         self._format: PromptFormat = _format(options)
         self.batch_name = "stdin" if self.is_stream else Path(options.file).stem
+        self.skipped = 0
 
     def validate(self, generator: ImageGenerator, shown: Display) -> int | None:
         """Count the wanted jobs, planning every row. None, with each bad row told, if any is bad and none may be."""
         bad: list[InputError] = []
         intake = Intake(generator.planner, self._options.fields, name=self._name, skip_bad=True, on_bad=bad.append)
         total = 0
-        with self._open() as rows, _seen_ids() as is_new:
+        with self._open() as rows:
             for row in rows:
                 total += len(intake.plan(row))
-                if isinstance(row, Row) and row.request.id is not None and not is_new(row.request.id):
-                    bad.append(InputError("this id is used twice", field="id", where=f"{self._name}:{row.line}"))
+        self.skipped = len(bad)
         for error in bad[:_MOST_BAD_ROWS_SHOWN]:
             _complain(str(error))
         if len(bad) > _MOST_BAD_ROWS_SHOWN:
@@ -284,15 +286,20 @@ class _Source:
             return None
         return total
 
-    async def chunks(self, generator: ImageGenerator, shown: Display) -> AsyncGenerator[list[IndexedWant], None]:
-        """The planned rows, read lazily."""
+    async def chunks(self, generator: ImageGenerator) -> AsyncGenerator[list[IndexedWant], None]:
+        """The planned rows, read lazily. A stream's bad rows are told as they come, if they may be skipped."""
+
+        def tell(error: InputError) -> None:
+            self.skipped += 1
+            _complain(str(error))
+
         options = self._options
         intake = Intake(
             generator.planner,
             options.fields,
             name=self._name,
             skip_bad=options.skip_bad,
-            on_bad=(lambda error: _complain(str(error))) if self.is_stream else None,
+            on_bad=tell if self.is_stream else None,
         )
         ports = generator.workspace.ports
         with self._open() as rows:
@@ -308,16 +315,22 @@ class _Source:
     @contextmanager
     def _open(self) -> Iterator[Iterator[Row | BadRow]]:
         with _opened(self._options.file) as lines:
-            rows = read_rows(lines, self._format, self._name)
+            rows = _with_own_ids(read_rows(lines, self._format, self._name), self._name)
             yield rows if self._options.limit is None else islice(rows, self._options.limit)
 
 
-@contextmanager
-def _seen_ids() -> Iterator[Callable[[str], bool]]:
-    """Tells whether an id is met for the first time, in a temporary table that spills to disk: files may be large."""
-    with closing(sqlite3.connect("")) as connection:
+def _with_own_ids(rows: Iterator[Row | BadRow], name: str) -> Iterator[Row | BadRow]:
+    """The rows, one whose id has come before as a bad one. Ids are kept in a table that spills to disk."""
+    with closing(sqlite3.connect("", check_same_thread=False)) as connection:  # rows are read by one thread at a time
         connection.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
-        yield lambda text: connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (text,)).rowcount == 1
+        insert = "INSERT OR IGNORE INTO seen VALUES (?)"
+        for row in rows:
+            own_id = row.request.id if isinstance(row, Row) else None
+            if own_id is None or connection.execute(insert, (own_id,)).rowcount == 1:
+                yield row
+            else:
+                where = f"{name}:{row.line}"
+                yield BadRow(row.line, InputError("this id is used twice", field="id", where=where))
 
 
 @contextmanager
@@ -486,7 +499,10 @@ def run_sandbox(values: Mapping[str, Any], options: Sequence[str]) -> Exit:
     """`asyncgen sandbox`."""
     from asyncgen.sandbox import SandboxSettings, run_forever  # noqa: PLC0415 - as everywhere
 
-    further = dict(option.partition("=")[::2] for option in options)
+    further: dict[str, Any] = dict(option.partition("=")[::2] for option in options)
+    for name, field_info in SandboxSettings.model_fields.items():
+        if name in further and field_info.annotation == tuple[str, ...]:
+            further[name] = tuple(further[name].split(","))
     try:
         settings = SandboxSettings.model_validate({**values, **further})
     except ValidationError as error:

@@ -22,15 +22,20 @@ from asyncgen.results import ImageResult
 REFRESH_SECONDS: Final = 0.25
 _PLAIN_EVERY_SECONDS: Final = 10.0
 _BAR_WIDTH: Final = 24
+_WIDTH_WITH_BAR: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A run at one moment. `total` is how many jobs the input wants, None while nobody knows."""
+    """A run at one moment.
+
+    `total` is how many jobs the input wants, None while nobody knows; `skipped` counts its bad rows.
+    """
 
     statistics: Statistics
     total: int | None
     elapsed_seconds: float
+    skipped: int = 0
 
     @property
     def settled(self) -> int:
@@ -53,7 +58,7 @@ class Moment:
         worked = self.statistics.made + self.statistics.failed
         if self.total is None or worked == 0:
             return None
-        return (self.total - self.settled) * self.elapsed_seconds / worked
+        return max(0, self.total - self.settled) * self.elapsed_seconds / worked
 
     @property
     def queued(self) -> int | None:
@@ -138,9 +143,8 @@ class TerminalDisplay(PlainDisplay):
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
 
     def tick(self, moment: Moment) -> None:
-        self._live.update(
-            Text(f"{_bar(moment)} {progress_line(moment)}", no_wrap=True, overflow="ellipsis"), refresh=True
-        )
+        bar = f"{_bar(moment)} " if self.console.width >= _WIDTH_WITH_BAR else ""
+        self._live.update(Text(f"{bar}{progress_line(moment)}"), refresh=True)
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -178,6 +182,8 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
     wanted = f"{batch.name}: {s.wanted} wanted: {s.new} new, {s.kept} kept, {s.changed} changed"
     if s.repeated:
         wanted += f", {s.repeated} repeated"
+    if moment.skipped:
+        wanted += f", {moment.skipped} bad rows skipped"
     if s.reattached:
         wanted += f", {s.reattached} re-attached"
     pace = f"{s.pictures} images in {duration(moment.elapsed_seconds)} ({moment.images_per_second:.1f}/s)"
@@ -225,6 +231,7 @@ def summary_fields(moment: Moment) -> dict[str, object]:
         "kept": s.kept,
         "changed": s.changed,
         "repeated": s.repeated,
+        "skipped": moment.skipped,
         "reattached": s.reattached,
         "made": s.made,
         "failed": s.failed,

@@ -13,7 +13,7 @@ class Exit(IntEnum):
 
     DONE = 0  # every wanted image is there
     SOME_FAILED = 1  # the run went through, some images failed
-    BAD_INPUT = 2  # options, settings or prompts are wrong; nothing was sent
+    BAD_INPUT = 2  # options, settings or prompts are wrong; of a file nothing was sent, a stream keeps what it has made
     STOPPED = 3  # asked to stop; work is pending
     ACCOUNT = 4  # the key, the credit or the endpoint refuses work; everything unfinished is pending
     HELD = 5  # submissions are held whose outcome was never learned

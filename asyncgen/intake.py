@@ -7,7 +7,7 @@ thirty-second prompt and planning never holds the event loop for long.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from asyncgen.errors import InputError
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
 from asyncgen.prompts import BadRow, Row
-from asyncgen.records import Want
+from asyncgen.records import RecordedWant, Want
 from asyncgen.request import ImageRequest, parse_request
 
 Prompt = str | Mapping[str, Any] | ImageRequest
@@ -69,9 +69,11 @@ class Intake:
         """The jobs of one prompt. Raises `InputError` naming the row, unless bad ones are skipped."""
         return list(self._planned([prompt]))
 
-    def plan_replica(self, request: ImageRequest, replica: int) -> list[IndexedWant]:
-        """One job out of the `images` of a recorded request. Raises `InputError` where it no longer fits."""
-        return [self._indexed(self._planner.want(request, replica))]
+    def plan_recorded(self, recorded: RecordedWant) -> IndexedWant:
+        """A job that the ledger has already. Raises `InputError` where its request no longer fits."""
+        self._planner.remember_urls(recorded.spec.model_urls)
+        want = self._planner.want(recorded.request, recorded.replica)
+        return self._indexed(replace(want, item_id=recorded.item_id))
 
     def _planned(self, prompts: Iterable[Prompt | Row | BadRow]) -> Iterator[IndexedWant]:
         """Lazily, because one request may stand for 10,000 jobs."""

@@ -20,7 +20,7 @@ from asyncgen import assets
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError, LedgerVersionError
 from asyncgen.lifecycle import ALLOWED, State
 from asyncgen.ports import Ports
-from asyncgen.records import Batch, Item, Spec, StoredPicture, Want
+from asyncgen.records import Batch, Item, RecordedWant, Spec, StoredPicture, Want
 from asyncgen.request import MAX_SEED, ImageRequest
 
 T = TypeVar("T")
@@ -148,12 +148,20 @@ class Ledger:
 
         return await self.transact(operation)
 
-    async def said_after(self, batch: Batch, item_id: int) -> list[tuple[int, ImageRequest, int]]:
-        """The next page of a batch's items in the order they were wanted: number, request as it was said, replica."""
-        query = "SELECT id, said, replica FROM item WHERE batch_id = ? AND id > ? ORDER BY id LIMIT ?"
-        parameters = (batch.id, item_id, _PAGE)
+    async def last_item(self, batch: Batch) -> int:
+        """The id of the batch's newest item, 0 where it has none."""
+        query = "SELECT coalesce(max(id), 0) FROM item WHERE batch_id = ?"
+        return await self.transact(lambda connection: int(connection.execute(query, (batch.id,)).fetchone()[0]))
+
+    async def recorded_wants(self, batch: Batch, after: int, until: int) -> list[RecordedWant]:
+        """The next page of a batch's items in the order they were wanted, by id: above `after`, up to `until`."""
+        query = "SELECT id, said, replica, spec FROM item WHERE batch_id = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?"
+        parameters = (batch.id, after, until, _PAGE)
         rows = await self.transact(lambda connection: connection.execute(query, parameters).fetchall())
-        return [(number, ImageRequest.model_validate_json(said), replica) for number, said, replica in rows]
+        return [
+            RecordedWant(item_id, ImageRequest.model_validate_json(said), replica, Spec.from_json(spec))
+            for item_id, said, replica, spec in rows
+        ]
 
     # -- what is bought ------------------------------------------------------------------------------------------
 
@@ -471,11 +479,12 @@ def _claim(
 ) -> list[Item]:
     items = []
     for want, (hex8, seed) in zip(wants, drawn, strict=True):
-        seen_before = _count_seen(connection, run_id, want.content_key)
+        seen_before = 0 if want.item_id is not None else _count_seen(connection, run_id, want.content_key)
         one_image = want.fixed_seed is not None or want.request.id is not None
         occurrence = 0 if one_image else seen_before
         item = _find(connection, batch, want, occurrence)
         if item is None:
+            assert want.item_id is None  # what comes from the ledger is never recorded again
             item = _insert(connection, ports, batch, want, occurrence, hex8, seed, at)
         item.repeats = one_image and seen_before > 0
         items.append(item)
@@ -492,9 +501,11 @@ def _count_seen(connection: sqlite3.Connection, run_id: int, content_key: bytes)
 
 
 def _find(connection: sqlite3.Connection, batch: Batch, want: Want, occurrence: int) -> Item | None:
+    by_key = ("batch_id = ? AND content_key = ? AND occurrence = ?", (batch.id, want.content_key, occurrence))
+    condition, parameters = by_key if want.item_id is None else ("id = ?", (want.item_id,))
     row = connection.execute(
-        f"SELECT {_ITEM_COLUMNS} FROM item WHERE batch_id = ? AND content_key = ? AND occurrence = ?",  # noqa: S608 - ours
-        (batch.id, want.content_key, occurrence),
+        f"SELECT {_ITEM_COLUMNS} FROM item WHERE {condition}",  # noqa: S608 - the names are ours
+        parameters,
     ).fetchone()
     if row is None:
         return None

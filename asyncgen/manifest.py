@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from asyncgen.ledger import Ledger
 from asyncgen.ports import Disk, Ports
+from asyncgen.request import INPUT_PICTURES
 
 FILE_NAME: Final = "manifest.jsonl"
 _PAGE: Final = 500
@@ -109,6 +110,7 @@ def _line(row: tuple[Any, ...]) -> dict[str, Any]:
         "format": picture_format,
         "seed": int(seed),
         **made_with,
+        "input_pictures": {name: request[name] for name in INPUT_PICTURES if name in request},
         "width": width,
         "height": height,
         "stored_at": stored_at,

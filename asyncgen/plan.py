@@ -7,7 +7,7 @@ found here, before anything is recorded or sent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -16,7 +16,7 @@ from asyncgen.loras import Lora, stack_loras, with_suffix
 from asyncgen.records import Spec, Want
 from asyncgen.request import MAX_SEED, ImageRequest, content_key
 from asyncgen.styles import LoraFile, Style, compose_prompt
-from asyncgen.template import Graph, Template
+from asyncgen.template import DEFAULT_WORKFLOW, Graph, Template
 from asyncgen.workflow import DEFAULTS, fill, warnings
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,12 @@ class Planner:
         *,
         model_urls: Mapping[str, str] | None = None,
         user_folder: Path | None = None,
+        max_result_bytes: int = MAX_RESULT_BYTES,
     ) -> None:
         self._styles, self._workflow, self._user_folder = styles, workflow, user_folder
         self._model_urls = {with_suffix(name): url for name, url in (model_urls or {}).items()}
+        self._max_result_bytes = max_result_bytes
+        self._recorded_urls: dict[str, str] = {}
         self._templates: dict[str, Template] = {}
         self._warned: set[str] = set()
 
@@ -73,12 +76,25 @@ class Planner:
 
     def wants(self, request: ImageRequest) -> Iterator[Want]:
         """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""
+        request = self._with_workflow(request)
         spec = self._checked_spec(request)
         return (self._want(request, replica, spec) for replica in range(request.images))
 
     def want(self, request: ImageRequest, replica: int) -> Want:
         """One of the jobs that a request stands for. Raises `InputError`."""
+        request = self._with_workflow(request)
         return self._want(request, replica, self._checked_spec(request))
+
+    def remember_urls(self, urls: Iterable[tuple[str, str]]) -> None:
+        """URLs that LoRAs had when they were wanted, for those that have none today."""
+        for name, url in urls:
+            self._recorded_urls.setdefault(name, url)
+
+    def _with_workflow(self, request: ImageRequest) -> ImageRequest:
+        """The run's workflow belongs to what is wanted: whoever plans it again must plan it alike."""
+        if request.workflow is not None or self._workflow == DEFAULT_WORKFLOW:
+            return request
+        return request.model_copy(update={"workflow": self._workflow})
 
     def _want(self, request: ImageRequest, replica: int, spec: Spec) -> Want:
         seed = None if request.seed is None else (request.seed + replica) & MAX_SEED
@@ -87,7 +103,8 @@ class Planner:
     def _checked_spec(self, request: ImageRequest) -> Spec:
         spec = self.spec(request)
         self.graph(request, spec, request.seed or 0, request.input_pictures)  # refuses what the workflow cannot take
-        if len(spec.loras) > 1:
+        _check_result_size(spec, self._max_result_bytes)
+        if spec.loras:
             self._warn_once(self.template(request.workflow))
         return spec
 
@@ -116,7 +133,6 @@ class Planner:
             **values,
         )
         _check_text(spec)
-        _check_result_size(spec)
         _check_input_pictures(request, template)
         return spec
 
@@ -150,7 +166,8 @@ class Planner:
     def _urls(self, loras: tuple[Lora, ...]) -> Iterator[tuple[str, str]]:
         for lora in loras:
             info = self._styles.get_lora_info(lora.name)
-            if url := self._model_urls.get(lora.name) or (info.s3_url if info else None):
+            today = self._model_urls.get(lora.name) or (info.s3_url if info else None)
+            if url := today or self._recorded_urls.get(lora.name):
                 yield lora.name, url
 
 
@@ -183,18 +200,20 @@ def _check_text(spec: Spec) -> None:
         raise InputError(message, field="style_id") from None
 
 
-def _check_result_size(spec: Spec) -> None:
+def _check_result_size(spec: Spec, max_result_bytes: int) -> None:
     """One job answers with all pictures of its batch, and the platform drops an answer that is too long."""
-    if spec.batch_size <= 1:
+    count, each = spec.batch_size, round(spec.width * spec.height * _PNG_BYTES_PER_PIXEL * 4 / 3)
+    if each * count <= max_result_bytes:
         return
-    each = round(spec.width * spec.height * _PNG_BYTES_PER_PIXEL * 4 / 3)
-    if each * spec.batch_size > MAX_RESULT_BYTES:
-        raise InputError(
-            f"{spec.batch_size} pictures of {spec.width}x{spec.height} make a result of about {spec.batch_size} x "
-            f"{each:,} = {spec.batch_size * each:,} bytes, and the platform drops results over {MAX_RESULT_BYTES:,}: "
-            f"ask for at most {max(1, MAX_RESULT_BYTES // each)} a job, and use images={spec.batch_size} instead",
-            field="batch_size",
-        )
+    fitting = max_result_bytes // each
+    cure = f"ask for at most {fitting} a job, and use images={count} instead" if fitting else "ask for a smaller size"
+    pictures = "1 picture" if count == 1 else f"{count} pictures"
+    raise InputError(
+        f"{pictures} of {spec.width}x{spec.height} make a result of about {count} x {each:,} = {each * count:,} bytes, "
+        f"and the platform drops results over {max_result_bytes:,}: {cure}; where workers answer with URLs, raise "
+        "ASYNCGEN_RESULT_LIMIT",
+        field="batch_size" if fitting else "width",
+    )
 
 
 def _check_input_pictures(request: ImageRequest, template: Template) -> None:

@@ -65,11 +65,22 @@ class Want:
     spec: Spec
     content_key: bytes
     fixed_seed: int | None  # None: the ledger keeps the seed it drew the first time
+    item_id: int | None = None  # the item it was recorded as, for a want that comes from the ledger itself
 
     @property
     def fingerprint(self) -> bytes:
         """A hash of the values it would be made with today; where it differs from the record, the image is changed."""
         return hashlib.blake2b(self.spec.to_json().encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedWant:
+    """One item of a batch as it was wanted: enough to plan it again."""
+
+    item_id: int
+    request: ImageRequest
+    replica: int
+    spec: Spec
 
 
 @dataclass(frozen=True, slots=True)

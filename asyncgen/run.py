@@ -176,7 +176,14 @@ async def open_run(
 
 def new_planner(settings: Settings, styles: Styles, model_urls: Mapping[str, str] | None = None) -> Planner:
     """The planner of one run."""
-    return Planner(styles, settings.workflow, model_urls=model_urls, user_folder=user_folder())
+    workflow = Path(settings.workflow)
+    return Planner(
+        styles,
+        str(workflow.resolve()) if workflow.is_file() else settings.workflow,
+        model_urls=model_urls,
+        user_folder=user_folder(),
+        max_result_bytes=settings.result_limit_bytes,
+    )
 
 
 def pace_of(settings: Settings) -> Pace:

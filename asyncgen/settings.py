@@ -123,6 +123,13 @@ class Settings(BaseSettings):
         "ASYNCGEN_EXECUTION_TIMEOUT", 600.0, "Seconds a worker may spend on one job (5 s to 7 days)."
     )
 
+    result_limit_bytes: Annotated[int, Field(ge=1024)] = _env(
+        "ASYNCGEN_RESULT_LIMIT",
+        10 * 1024 * 1024,
+        "Bytes of one job's result, base64 included, past which the platform drops it: jobs that are predicted to pass "
+        "it are refused. Raise it where workers answer with URLs.",
+    )
+
     # what to do when it goes wrong
     max_attempts: Count = _env(
         "ASYNCGEN_MAX_ATTEMPTS", 3, "How often one image may be bought when the platform fails or loses it."

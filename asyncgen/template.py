@@ -135,6 +135,9 @@ class Template:
         A file needs its bindings beside it. Raises `WorkflowError` naming file, node and input of what is wrong.
         """
         path = _located(name_or_path, user_folder)
+        with _naming(path):
+            graph = _read_json(path)
+            _check_graph(graph)
         bindings_path = path.with_suffix(".bindings.json")
         if not bindings_path.is_file():
             raise WorkflowError(
@@ -142,9 +145,6 @@ class Template:
                 "takes which parameter",
                 where=str(path),
             )
-        with _naming(path):
-            graph = _read_json(path)
-            _check_graph(graph)
         with _naming(bindings_path):
             return cls.from_json(path.stem, graph, _read_json(bindings_path))
 

@@ -15,6 +15,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,27 @@ def test_retry_and_status_know_a_batch_by_its_name(inside: Cli, sandbox: Remote,
     assert (ran.code, ran.summary["wanted"], ran.summary["made"], ran.summary["kept"]) == (0, 3, 1, 2), ran
     unknown = inside("retry", "zzz", "--out", "out")
     assert (unknown.code, "'zzz'" in unknown.err, "zoo" in unknown.err) == (2, True, True)
+
+
+def test_retry_never_wants_anything_new_whatever_workflow_and_urls_the_batch_was_made_with(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    """Its wants come from the ledger and are those items, not whatever the same words would mean today."""
+    folder = Path(__file__).parent.parent / "workflows"
+    for suffix in (".json", ".bindings.json"):
+        (tmp_path / f"mine{suffix}").write_bytes((folder / f"normal_image_v4_workflow{suffix}").read_bytes())
+    sandbox.add(fault("failed:exception", endpoint=endpoint, nth=[2]))
+    file = write(tmp_path / "p.txt", prompts(3))
+    url = "style_ink_intensity=https://files.example/ink.safetensors"
+    options = ("--style", "1", "--workflow", "mine.json", "--model-url", url, "--out", "out")
+    assert inside("batch", file, *SIZE, *options).code == 1
+    for told in ((), ("--workflow", "v4"), ()):
+        ran = inside("retry", "p", "--out", "out", "--json", *told)
+        assert (ran.code, ran.summary["wanted"], ran.summary["new"]) == (0, 3, 0), ran
+    assert len(sandbox.books(endpoint)) == 4
+    with closing(sqlite3.connect(tmp_path / "out" / "ledger.sqlite3")) as connection:
+        specs = [json.loads(spec) for (spec,) in connection.execute("SELECT spec FROM item")]
+    assert [(spec["workflow"], len(spec["model_urls"])) for spec in specs] == [("mine", 1)] * 3
 
 
 def test_again_makes_a_new_set_beside_the_first(inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path) -> None:

@@ -392,12 +392,23 @@ async def test_everything_a_batch_wanted_can_be_read_back_page_by_page(tmp_path:
     async with desk(tmp_path) as at:
         wants = [want(f"fox {number}", number % 2, images=2, seed=number) for number in range(150)]
         await at.claim(*wants)
-        said, last = [], 0
-        while page := await at.ledger.said_after(at.batch, last):
+        read, last, until = [], 0, await at.ledger.last_item(at.batch)
+        await at.claim(want("wanted since"))
+        while page := await at.ledger.recorded_wants(at.batch, last, until):
             assert len(page) < 150
-            said += [(request, replica) for _, request, replica in page]
-            last = page[-1][0]
-    assert said == [(wanted.request, wanted.replica) for wanted in wants]
+            read += page
+            last = page[-1].item_id
+    assert [(each.request, each.replica, each.spec) for each in read] == [(w.request, w.replica, w.spec) for w in wants]
+
+
+@pytest.mark.anyio
+async def test_a_want_from_the_ledger_is_its_own_item_whatever_its_key_has_become(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        item = await at.item("a fox")
+        renamed = replace(want("a fox"), content_key=b"another key.....", item_id=item.id)
+        (again,) = await at.claim(renamed)
+        assert (again.id, again.is_new, again.repeats) == (item.id, False, False)
+    assert rows(tmp_path, "SELECT count(*) FROM item") == [(1,)]
 
 
 # -- after a death

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.assets import read_json
+from asyncgen.assets import data_path, read_json
 from asyncgen.errors import InputError, StyleNotFoundError, WorkflowError
 from asyncgen.loras import Lora
 from asyncgen.plan import MAX_RESULT_BYTES, Planner
@@ -258,12 +258,29 @@ def test_a_result_that_the_platform_would_drop_is_refused_with_the_arithmetic(pl
         list(planner.wants(asked(batch_size=5)))
 
 
+def test_one_picture_that_is_too_large_is_refused_unless_the_limit_is_raised(planner: Planner) -> None:
+    with pytest.raises(InputError, match=r"width: 1 picture of 4096x4096 .* = 39,\d+,\d+ bytes.*ASYNCGEN_RESULT_LIMIT"):
+        planner.want(asked(width=4096, height=4096), 0)
+    roomy = Planner(StylesRegistry.load(), V4, max_result_bytes=64 * 1024 * 1024)
+    assert roomy.want(asked(width=4096, height=4096), 0)
+
+
+def test_the_run_s_own_workflow_is_part_of_what_is_wanted(tmp_path: Path) -> None:
+    """So that who plans it again, without the option, plans the same; the key holds its name only."""
+    for suffix in (".json", ".bindings.json"):
+        shipped = data_path("workflows", f"{V4}{suffix}")
+        (tmp_path / f"mine{suffix}").write_bytes(shipped.read_bytes())
+    wanted = Planner(StylesRegistry.load(), str(tmp_path / "mine.json")).want(asked(), 0)
+    again = Planner(StylesRegistry.load(), V4).want(parse_request(wanted.request.said()), 0)
+    assert (again.spec.workflow, again.content_key) == ("mine", wanted.content_key)
+
+
 @given(side=st.integers(2, 256).map(lambda units: units * 8), batch_size=st.integers(2, 64))
 def test_a_batch_is_taken_exactly_as_far_as_its_predicted_result_fits(side: int, batch_size: int) -> None:
     planner = Planner(StylesRegistry.load(), V4)
     predicted = side * side * 1_836_151 / (1360 * 768) * 4 / 3 * batch_size
     try:
-        planner.spec(asked(width=side, height=side, batch_size=batch_size))
+        planner.want(asked(width=side, height=side, batch_size=batch_size), 0)
         assert predicted <= MAX_RESULT_BYTES + batch_size
     except InputError:
         assert predicted > MAX_RESULT_BYTES - batch_size
