@@ -241,14 +241,14 @@ class ImageGenerator:
             rebuy_changed=rebuy_changed,
         )
 
-    async def recorded_wants(self, batch: str) -> AsyncGenerator[list[IndexedWant], None]:
-        """Everything that a batch has ever wanted, as it was said, planned with today's styles and workflow."""
+    async def recorded_wants(self, batch: str, *, todays_values: bool) -> AsyncGenerator[list[IndexedWant], None]:
+        """Everything that a batch has ever wanted, with the values it was recorded with or with today's."""
         ledger, intake, after = self._workspace.ledger, self._intake({}), 0
         opened = await ledger.open_batch(batch, self._target.realm)
         until = await ledger.last_item(opened)
         while page := await ledger.recorded_wants(opened, after, until):
             after = page[-1].item_id
-            yield [intake.plan_recorded(recorded) for recorded in page]
+            yield [intake.plan_recorded(recorded, todays_values=todays_values) for recorded in page]
 
     def _intake(self, fields: Mapping[str, Any]) -> Intake:
         return Intake(self.planner, fields)

@@ -232,7 +232,10 @@ def retry(
     log_file: LogFile = None,
     log_json: LogJson = False,
 ) -> None:
-    """Try again what failed in a batch, and finish what is unfinished, from what the ledger knows."""
+    """Try again what failed in a batch, and finish what is unfinished, from what the ledger knows.
+
+    Images are made with the values they were recorded with; with --rebuy-changed with today's style, workflow and URLs.
+    """
     from asyncgen import commands  # noqa: PLC0415 - as above
 
     given = locals()

@@ -31,9 +31,9 @@ from asyncgen.display import Display, Moment
 from asyncgen.errors import AsyncgenError, InputError
 from asyncgen.exits import Exit, of_error, of_run
 from asyncgen.intake import IndexedWant, Intake
-from asyncgen.lifecycle import FAILURES, State
+from asyncgen.lifecycle import FAILURES, OUT, State
 from asyncgen.prompts import BadRow, PromptFormat, Row, format_of, read_rows
-from asyncgen.records import PLATFORM, SANDBOX
+from asyncgen.records import PLATFORM, SANDBOX, Batch
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import batch_statuses, style_history
 from asyncgen.request import INPUT_PICTURES, parse_request
@@ -139,7 +139,10 @@ def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[st
 
 @_with_exit_code
 def run_retry(setup: Setup, name: str, urls: Sequence[str], *, rebuy_changed: bool) -> Exit:
-    """`asyncgen retry`: the whole batch once more from the ledger, where what is there is kept."""
+    """`asyncgen retry`: the whole batch once more from the ledger, where what is there is kept.
+
+    What failed is tried with the values it was recorded with, or, with `rebuy_changed`, with today's.
+    """
     generator = _generator(setup, _model_urls(urls))
     with _shown(setup, generator.settings) as shown:
         job = _RunPlan(
@@ -147,7 +150,7 @@ def run_retry(setup: Setup, name: str, urls: Sequence[str], *, rebuy_changed: bo
             retry_failed=True,
             rebuy_changed=rebuy_changed,
             total=None,
-            chunks=lambda: generator.recorded_wants(name),
+            chunks=lambda: generator.recorded_wants(name, todays_values=rebuy_changed),
             must_exist=True,
         )
         return anyio.run(_execute, generator, job, shown)
@@ -192,8 +195,11 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
                     error = caught
             tasks.cancel_scope.cancel()
         shown.ended(run.batch, root, moment(), error)
+        if out := _jobs_out(generator, run.batch):
+            shown.notice(
+                f"{out} jobs are out and being paid for; the same command collects them, within 30 minutes of their end"
+            )
         if watch.stopped_now:
-            shown.notice("stopped now; the ledger remembers what is out, the same command collects it")
             return Exit.STOPPED
         if error is not None:
             raise error
@@ -207,6 +213,12 @@ def _check_options(generator: ImageGenerator, fields: Mapping[str, Any]) -> None
     except InputError as error:
         if error.field not in INPUT_PICTURES:  # which rows may still name
             raise
+
+
+def _jobs_out(generator: ImageGenerator, batch: Batch) -> int:
+    statuses = batch_statuses(generator.workspace.ledger_path)
+    states = next(status.states for status in statuses if (status.name, status.realm) == (batch.name, batch.realm))
+    return sum(states.get(state, 0) for state in OUT)
 
 
 def _recorded_total(generator: ImageGenerator, job: _RunPlan) -> int:
@@ -320,17 +332,22 @@ class _Source:
 
 
 def _with_own_ids(rows: Iterator[Row | BadRow], name: str) -> Iterator[Row | BadRow]:
-    """The rows, one whose id has come before as a bad one. Ids are kept in a table that spills to disk."""
+    """The rows, bad ones where an id comes twice or no file is wanted. Ids are kept in a table that spills to disk."""
     with closing(sqlite3.connect("", check_same_thread=False)) as connection:  # rows are read by one thread at a time
         connection.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
         insert = "INSERT OR IGNORE INTO seen VALUES (?)"
         for row in rows:
             own_id = row.request.id if isinstance(row, Row) else None
-            if own_id is None or connection.execute(insert, (own_id,)).rowcount == 1:
-                yield row
+            if own_id is not None and connection.execute(insert, (own_id,)).rowcount == 0:
+                yield _bad_row(row.line, name, "id", "this id is used twice")
+            elif isinstance(row, Row) and not row.request.save_to_style:
+                yield _bad_row(row.line, name, "save_to_style", "a picture in memory can only be had from Python")
             else:
-                where = f"{name}:{row.line}"
-                yield BadRow(row.line, InputError("this id is used twice", field="id", where=where))
+                yield row
+
+
+def _bad_row(line: int, name: str, field: str, message: str) -> BadRow:
+    return BadRow(line, InputError(message, field=field, where=f"{name}:{line}"))
 
 
 @contextmanager
@@ -414,7 +431,7 @@ def show_status(overrides: Mapping[str, Any], *, on_sandbox: bool, as_json: bool
             _moment_text(status.created_at),
             str(status.wanted),
             str(counts.get(State.STORED, 0)),
-            str(sum(counts.get(state, 0) for state in (State.SUBMITTING, State.ACCEPTED, State.STORING))),
+            str(sum(counts.get(state, 0) for state in OUT)),
             str(sum(counts.get(state, 0) for state in FAILURES)),
             str(counts.get(State.UNKNOWN, 0)),
             str(sum(counts.get(state, 0) for state in (State.WANTED, State.CANCELLED))),

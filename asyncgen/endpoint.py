@@ -61,6 +61,8 @@ _MAX_REDIRECTS: Final = 5
 _CANCEL_TRIES: Final = 4
 _DOWNLOAD_TRIES: Final = 8  # over about a minute: a result's own site may stay down, and must not hold the run up
 _SLOW_FACTOR: Final = 3.0
+_LONGEST_PAUSE_SECONDS: Final = 60.0  # between two tries of one request
+_REFUSED_REPORT_AFTER_SECONDS: Final = 30.0
 _SLOW_REPORT_EVERY_SECONDS: Final = 300.0
 _TOO_MANY_REQUESTS: Final = 429
 
@@ -159,6 +161,8 @@ class Endpoint:
         self._runsync_gate = Gate(ports, _RUNSYNC_RATE * share, int(_MAX_RUNSYNC_AT_ONCE * share))
         self._cancel_gate = Gate(ports, pace.cancel_rate * share, int(_MAX_CANCEL_AT_ONCE * share))
         self._silent_since: float | None = None
+        self._failed_at = -math.inf
+        self._refused_since: float | None = None
         self._slow_reported_at: float | None = None
 
     # -- submit --------------------------------------------------------------------------------------------------
@@ -193,9 +197,21 @@ class Endpoint:
     async def _post_run(self, body: bytes) -> Submitted | Refused:
         request = protocol.run_request(self.address, self._api_key, body, self._pace.request_timeout_seconds)
         outcome = await self._buy(request, replies.decipher_submission, self._run_gate)
-        if isinstance(outcome, Refused):
-            log.info("a submission was refused and is tried again: %s", outcome.reason)
+        self._report_refusals(outcome)
         return outcome
+
+    def _report_refusals(self, outcome: object) -> None:
+        """Refusals are waited out for as long as they last, so whoever waits must be told why nothing moves."""
+        if not isinstance(outcome, Refused):
+            self._refused_since = None
+            return
+        log.info("a submission was refused and is tried again: %s", outcome.reason)
+        now = self._ports.clock.now()
+        if self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since > _REFUSED_REPORT_AFTER_SECONDS:
+            self._refused_since = now
+            log.warning("the endpoint takes no jobs and is asked again and again: %s", outcome.reason)
 
     # -- wait ----------------------------------------------------------------------------------------------------
 
@@ -420,10 +436,18 @@ class Endpoint:
         except ReplyTooLargeError:
             raise  # it did answer
         except TransportError:
-            self._silent_since = self._ports.clock.now() if self._silent_since is None else self._silent_since
+            self._note_silence()
             raise
         self._silent_since = None
         return reply
+
+    def _note_silence(self) -> None:
+        """A request has had no answer. Silence lasts while we keep asking: a pause in which nobody asked ends it."""
+        now = self._ports.clock.now()
+        longest_gap = 2 * self._pace.request_timeout_seconds + _LONGEST_PAUSE_SECONDS
+        if self._silent_since is None or now - self._failed_at > longest_gap:
+            self._silent_since = now
+        self._failed_at = now
 
     def _slow_down(self, gate: Gate, reply: HttpReply, retry_after_seconds: float | None) -> None:
         if reply.status == _TOO_MANY_REQUESTS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -19,7 +19,7 @@ from asyncgen.errors import AsyncgenError, InputError, LedgerError, RunPausedErr
 from asyncgen.intake import IndexedWant
 from asyncgen.job import Job, Workbench
 from asyncgen.lifecycle import FAILURES, State
-from asyncgen.records import Batch, Item, Want
+from asyncgen.records import Batch, Item
 from asyncgen.results import ImageResult, result_of
 from asyncgen.stopping import Stop, StoppedError
 
@@ -72,7 +72,8 @@ class _Flight:
     """One job in work, and the places in the input that wait for it: none for one that the input has not named yet."""
 
     job: Job
-    places: list[int] = field(default_factory=list)
+    places: list[int]
+    holds_place: bool = True
 
 
 class Engine:
@@ -80,8 +81,8 @@ class Engine:
 
     def __init__(self, bench: Workbench, batch: Batch, choices: Choices) -> None:
         self._bench, self._batch, self._choices = bench, batch, choices
-        if choices.concurrency < 1:
-            raise InputError(f"must be at least 1, not {choices.concurrency}", field="concurrency")
+        if not isinstance(choices.concurrency, int) or choices.concurrency < 1:
+            raise InputError(f"must be a whole number from 1, not {choices.concurrency!r}", field="concurrency")
         self._limiter = anyio.Semaphore(choices.concurrency)
         self._flights: dict[int, _Flight] = {}
         # What landed since the last claim: claimed items of that chunk may still say otherwise.
@@ -120,6 +121,7 @@ class Engine:
                 except _STOPPING_ERRORS as error:
                     self._stop_for(error)
             watching.cancel_scope.cancel()
+        self._count_unnamed()
 
     async def _end_run(self, run_id: int, outcome: str) -> None:
         try:
@@ -137,7 +139,15 @@ class Engine:
         """First of all the jobs that an earlier process left out: they are paid for, and their results expire."""
         for item, want in await self._bench.ledger.items_out(self._batch):
             self.statistics.reattached += 1
-            await self._start(tasks, item, want, None, deliver)
+            self._launch(tasks, _Flight(Job(self._bench, item, want, self.stop), [], self._takes_a_place()), deliver)
+
+    def _takes_a_place(self) -> bool:
+        """What is out already needs no leave to be: it takes a place if there is one, and keeps new jobs waiting."""
+        try:
+            self._limiter.acquire_nowait()
+        except anyio.WouldBlock:
+            return False
+        return True
 
     async def _take_in(
         self, tasks: TaskGroup, run_id: int, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver
@@ -163,13 +173,17 @@ class Engine:
             landed.places.append(wanted.index)
             await self._hand_on(landed, wanted.index, deliver, repeated=repeated)
         elif await self._is_to_be_made(wanted, item):
-            await self._start(tasks, item, wanted.want, wanted.index, deliver)
+            with self.stop.interruptible():
+                await self._limiter.acquire()
+            flight = _Flight(Job(self._bench, item, wanted.want, self.stop), [wanted.index])
+            self._launch(tasks, flight, deliver)
         else:
             self._count_settled(item, made=False)
             root = self._bench.store.root
             await deliver(result_of(wanted.index, item, wanted.want, root, kept=True, repeats=item.repeats))
 
     async def _is_to_be_made(self, wanted: IndexedWant, item: Item) -> bool:
+        item.changed = item.changed or item.was_delivered  # there is no file to keep
         if reason := self._reason_to_make_again(item):
             await self._bench.ledger.record_wanted_again(item, wanted.want, reason)
         return item.state in (State.WANTED, State.ACCEPTED, State.STORING)
@@ -193,10 +207,8 @@ class Engine:
 
     # -- in work -------------------------------------------------------------------------------------------------
 
-    async def _start(self, tasks: TaskGroup, item: Item, want: Want, place: int | None, deliver: Deliver) -> None:
-        with self.stop.interruptible():
-            await self._limiter.acquire()
-        flight = _Flight(Job(self._bench, item, want, self.stop), [] if place is None else [place])
+    def _launch(self, tasks: TaskGroup, flight: _Flight, deliver: Deliver) -> None:
+        item = flight.job.item
         self._flights[item.id] = flight
         self.statistics.out += 1
         tasks.start_soon(self._fly, flight, deliver, name=item.request_id)
@@ -214,7 +226,8 @@ class Engine:
         self._report(job)
         for number, place in enumerate(tuple(flight.places)):  # who names it from now on is handed it by `_take`
             await self._hand_on(flight, place, deliver, repeated=number > 0)
-        self._limiter.release()
+        if flight.holds_place:
+            self._limiter.release()
 
     async def _hand_on(self, flight: _Flight, place: int, deliver: Deliver, *, repeated: bool) -> None:
         job, root = flight.job, self._bench.store.root
@@ -226,6 +239,13 @@ class Engine:
             place, job.item, job.want, root, timing=job.timing, delivered=job.delivered, repeats=repeated
         )
         await deliver(result)
+
+    def _count_unnamed(self) -> None:
+        """Re-attached jobs that the input has not named are nobody's result, and part of what this run has done."""
+        for flight in self._landed.values():
+            if not flight.places:
+                self.statistics.wanted += 1
+                self._count_settled(flight.job.item, made=True)
 
     async def _settle(self, job: Job) -> None:
         try:

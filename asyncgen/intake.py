@@ -7,7 +7,7 @@ thirty-second prompt and planning never holds the event loop for long.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
@@ -69,11 +69,9 @@ class Intake:
         """The jobs of one prompt. Raises `InputError` naming the row, unless bad ones are skipped."""
         return list(self._planned([prompt]))
 
-    def plan_recorded(self, recorded: RecordedWant) -> IndexedWant:
-        """A job that the ledger has already. Raises `InputError` where its request no longer fits."""
-        self._planner.remember_urls(recorded.spec.model_urls)
-        want = self._planner.want(recorded.request, recorded.replica)
-        return self._indexed(replace(want, item_id=recorded.item_id))
+    def plan_recorded(self, recorded: RecordedWant, *, todays_values: bool) -> IndexedWant:
+        """A job that the ledger has already; see `Planner.recorded`."""
+        return self._indexed(self._planner.recorded(recorded, todays_values=todays_values))
 
     def _planned(self, prompts: Iterable[Prompt | Row | BadRow]) -> Iterator[IndexedWant]:
         """Lazily, because one request may stand for 10,000 jobs."""

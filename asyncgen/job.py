@@ -152,6 +152,7 @@ class Job:
 
     async def _body(self) -> bytes:
         request, policy = self.want.request, self._bench.policy
+        self._bench.planner.check_workflow(request, self.want.spec)
         pictures = {name: await self._input_picture(name, path) for name, path in request.input_pictures.items()}
         return job_body(
             self._bench.planner.job_input(request, self.want.spec, self.item.seed, pictures),

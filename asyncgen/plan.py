@@ -7,13 +7,14 @@ found here, before anything is recorded or sent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from asyncgen.errors import InputError
 from asyncgen.loras import Lora, stack_loras, with_suffix
-from asyncgen.records import Spec, Want
+from asyncgen.records import RecordedWant, Spec, Want
 from asyncgen.request import MAX_SEED, ImageRequest, content_key
 from asyncgen.styles import LoraFile, Style, compose_prompt
 from asyncgen.template import DEFAULT_WORKFLOW, Graph, Template
@@ -63,7 +64,6 @@ class Planner:
         self._styles, self._workflow, self._user_folder = styles, workflow, user_folder
         self._model_urls = {with_suffix(name): url for name, url in (model_urls or {}).items()}
         self._max_result_bytes = max_result_bytes
-        self._recorded_urls: dict[str, str] = {}
         self._templates: dict[str, Template] = {}
         self._warned: set[str] = set()
 
@@ -85,10 +85,19 @@ class Planner:
         request = self._with_workflow(request)
         return self._want(request, replica, self._checked_spec(request))
 
-    def remember_urls(self, urls: Iterable[tuple[str, str]]) -> None:
-        """URLs that LoRAs had when they were wanted, for those that have none today."""
-        for name, url in urls:
-            self._recorded_urls.setdefault(name, url)
+    def recorded(self, recorded: RecordedWant, *, todays_values: bool) -> Want:
+        """A job that the ledger has already: as it was recorded, or planned anew. Raises `InputError`, if anew."""
+        spec = self._checked_spec(recorded.request) if todays_values else recorded.spec
+        return replace(self._want(recorded.request, recorded.replica, spec), item_id=recorded.item_id)
+
+    def check_workflow(self, request: ImageRequest, spec: Spec) -> None:
+        """Raises `InputError` where the workflow is no longer the one that the spec was made for."""
+        if self.template(request.workflow).digest != spec.workflow_digest:
+            raise InputError(
+                f"{spec.workflow} has changed since this image was wanted: --retry-failed --rebuy-changed makes it "
+                "with today's",
+                field="workflow",
+            )
 
     def _with_workflow(self, request: ImageRequest) -> ImageRequest:
         """The run's workflow belongs to what is wanted: whoever plans it again must plan it alike."""
@@ -166,8 +175,7 @@ class Planner:
     def _urls(self, loras: tuple[Lora, ...]) -> Iterator[tuple[str, str]]:
         for lora in loras:
             info = self._styles.get_lora_info(lora.name)
-            today = self._model_urls.get(lora.name) or (info.s3_url if info else None)
-            if url := today or self._recorded_urls.get(lora.name):
+            if url := self._model_urls.get(lora.name) or (info.s3_url if info else None):
                 yield lora.name, url
 
 

@@ -119,6 +119,11 @@ class Item:
     changed: bool = False
     repeats: bool = False
 
+    @property
+    def was_delivered(self) -> bool:
+        """Whether its pictures were handed over in memory, and exist nowhere since."""
+        return self.state is State.STORED and all(picture.path is None for picture in self.pictures)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

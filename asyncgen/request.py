@@ -104,6 +104,13 @@ class ImageRequest(BaseModel):
     def _number_as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
+    @field_validator("width", "height", "steps", "seed", "images", "batch_size", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic wants a ValueError
+        return value
+
     @field_validator("prompt")
     @classmethod
     def _prompt_has_text(cls, value: str) -> str:

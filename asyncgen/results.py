@@ -9,13 +9,18 @@ from typing import Any, Literal
 
 import pybase64
 
-from asyncgen.errors import Failure
+from asyncgen.errors import Failure, FailureClass, FailureCode
 from asyncgen.images import Picture
 from asyncgen.lifecycle import State
 from asyncgen.protocol import Timing
 from asyncgen.records import Item, StoredPicture, Want
 
-Status = Literal["success", "failed", "cancelled", "held", "pending"]
+Status = Literal["success", "delivered", "failed", "cancelled", "held", "pending"]
+_DELIVERED = Failure(
+    FailureClass.ITEM,
+    FailureCode.NO_IMAGE,
+    "an earlier run delivered it in memory and no file was kept: rebuy_changed=True makes it again",
+)
 _STATUS: dict[State, Status] = {
     State.STORED: "success",
     State.FAILED: "failed",
@@ -32,9 +37,10 @@ class ImageResult:
 
     `index` counts wanted jobs in input order from 0 (a request for several `images` takes as many places). `id` is the
     caller's own. `pictures` are the records of what was stored, more than one with `batch_size`; `paths` their files.
-    `failure` says why there is none. `kept`: it was there before this run. `repeats`: an earlier place of this input is
-    the same image. `changed`: it was made with other values than today's, and kept. `delay_ms` and `execution_ms` are
-    the platform's, None where it did not say or for kept.
+    `failure` says why there is none. `status` "delivered": an earlier run handed it over in memory, and it exists
+    nowhere since. `kept`: it was there before this run. `repeats`: an earlier place of this input is the same image.
+    `changed`: it was made with other values than today's, and kept. `delay_ms` and `execution_ms` are the platform's,
+    None where it did not say or for kept.
     """
 
     index: int
@@ -115,10 +121,11 @@ def result_of(
     """The result of an item as the ledger has it now."""
     spec = want.spec
     timing = timing or Timing()
+    gone = item.was_delivered and not delivered
     return ImageResult(
         index=index,
         request_id=item.request_id,
-        status=_STATUS.get(item.state, "pending"),
+        status="delivered" if gone else _STATUS.get(item.state, "pending"),
         state=item.state,
         id=want.request.id,
         prompt=spec.prompt,
@@ -132,7 +139,7 @@ def result_of(
         pictures=item.pictures if item.state is State.STORED else (),
         root=root,
         timestamp=item.state_at,
-        failure=item.failure,
+        failure=_DELIVERED if gone else item.failure,
         kept=kept,
         changed=item.changed,
         repeats=repeats,

@@ -49,6 +49,7 @@ _SANDBOX_KEY: Final = "no-key-needed"
 _SANDBOX_HEADER: Final = "x-asyncgen-sandbox"
 OUTPUT_ROOTS: Final = {PLATFORM: Path("asyncgen-images"), SANDBOX: Path("asyncgen-sandbox")}
 LEDGER_NAME: Final = "ledger.sqlite3"
+_LEAVING_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,12 @@ class Workspace:
             except OSError as error:
                 raise StoreError(f"cannot write {self.manifest.path}: {error.strerror}") from error
 
-    @contextmanager
-    def using(self, batch: Batch) -> Iterator[None]:
+    @asynccontextmanager
+    async def using(self, batch: Batch) -> AsyncIterator[None]:
         """Two runs over one batch at the same time would buy everything twice. Raises `LedgerLockedError`."""
+        with anyio.move_on_after(_LEAVING_SECONDS):  # a stream that somebody breaks out of ends a moment later
+            while batch.id in self.batches_in_use:
+                await self._a_run_ends()
         if batch.id in self.batches_in_use:
             raise LedgerLockedError(f"the batch {batch.name!r} is being run already in this process: wait for its end")
         self.batches_in_use.add(batch.id)
@@ -111,8 +115,12 @@ class Workspace:
     async def wait_unused(self) -> None:
         """Return once no run is left: a ledger must not be closed under one."""
         while self.batches_in_use:
+            await self._a_run_ends()
+
+    async def _a_run_ends(self) -> None:
+        if self.run_ended.is_set():
             self.run_ended = anyio.Event()
-            await self.run_ended.wait()
+        await self.run_ended.wait()
 
 
 class BatchRun:
@@ -125,7 +133,7 @@ class BatchRun:
 
     async def run(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         """See `Engine.run`. The manifest is brought up to date whatever happens."""
-        with self.workspace.using(self.batch):
+        async with self.workspace.using(self.batch):
             try:
                 await self._engine.run(chunks, deliver)
             except BaseExceptionGroup as group:
@@ -163,7 +171,7 @@ async def open_run(
         ledger=workspace.ledger,
         store=workspace.store,
         planner=planner,
-        endpoint_at=lambda address: workspace.endpoint_at(address, target.api_key, pace),
+        endpoint_at=lambda address: workspace.endpoint_at(_reachable(address, target), target.api_key, pace),
         policy=policy,
     )
     choices = Choices(
@@ -172,6 +180,11 @@ async def open_run(
         rebuy_changed=rebuy_changed,
     )
     return BatchRun(workspace, batch, Engine(bench, batch, choices))
+
+
+def _reachable(address: str, target: Target) -> str:
+    """The jobs of a sandbox inside an earlier process died with it: any other sandbox says it does not know them."""
+    return target.address if address.startswith(IN_PROCESS) else address
 
 
 def new_planner(settings: Settings, styles: Styles, model_urls: Mapping[str, str] | None = None) -> Planner:

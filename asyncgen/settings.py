@@ -21,6 +21,7 @@ from asyncgen.errors import SettingsError
 
 ENV_FILE: Final = ".env"
 RUNPOD_BASE_URL: Final = "https://api.runpod.ai/v2"
+_ENDPOINT_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 DEFAULT_MODE: Final = "wizard"
 DEFAULT_PATH_TEMPLATE: Final = "resources/style_images/{style}/generated_{time}_{hex8}"
 
@@ -164,6 +165,13 @@ class Settings(BaseSettings):
             return None if value is None else value.expanduser()
         except RuntimeError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("endpoint", "server_100_id", "server_150_id", "server_schnell_id", "server_poster_id")
+    @classmethod
+    def _endpoint_is_an_id(cls, value: str | None) -> str | None:
+        if value is not None and not _ENDPOINT_ID.fullmatch(value):
+            raise ValueError("must be an endpoint's id, such as abc123def456, not its URL")
+        return value
 
     def endpoint_id(self) -> str:
         """The endpoint to send to: `endpoint` if given, else the mode's; the 100 endpoint serves where no other is set.

@@ -116,7 +116,7 @@ async def test_images_take_as_many_places_as_they_are(tmp_path: Path) -> None:
 def test_one_image_out_of_many_takes_one_place() -> None:
     intake, request = Intake(PLANNER), parse_request({"prompt": "a fox", "images": 10_000, "seed": 5})
     recorded = [RecordedWant(40 + replica, request, replica, PLANNER.spec(request)) for replica in (9_999, 0)]
-    wanted = [intake.plan_recorded(each) for each in recorded]
+    wanted = [intake.plan_recorded(each, todays_values=False) for each in recorded]
     assert [(w.index, w.want.replica, w.want.fixed_seed) for w in wanted] == [(0, 9_999, 10_004), (1, 0, 5)]
     assert [w.want.item_id for w in wanted] == [10_039, 40]
 
