@@ -607,3 +607,15 @@ async def test_one_image_is_one_image(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="images"):
             await g.generate_image("a fox", images=3, **SMALL)
         assert bought(sandbox) == []
+
+
+async def test_a_picture_that_was_delivered_in_memory_is_not_passed_off_as_kept(tmp_path: Path) -> None:
+    """It exists nowhere: it is said so, and made again only when told."""
+    async with open_sandbox() as sandbox, generator(sandbox, tmp_path) as g:
+        (first,) = await g.generate_many(["a fox"], batch="b", save_to_style=False, **SMALL)
+        (second,) = await g.generate_many(["a fox"], batch="b", **SMALL)
+        (third,) = await g.generate_many(["a fox"], batch="b", rebuy_changed=True, **SMALL)
+    assert (first.status, len(first.read_pictures())) == ("success", 1)
+    assert (second.status, second.ok, "rebuy_changed" in str(second.failure)) == ("delivered", False, True)
+    assert (third.status, len(third.paths)) == ("success", 1)
+    assert len(bought(sandbox)) == 2

@@ -186,6 +186,14 @@ def test_retry_never_wants_anything_new_whatever_workflow_and_urls_the_batch_was
     assert [(spec["workflow"], len(spec["model_urls"])) for spec in specs] == [("mine", 1)] * 3
 
 
+def test_a_picture_in_memory_cannot_be_asked_for_in_a_file(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "p.csv", ["prompt,save_to_style", "a fox,false"])
+    ran = inside("batch", file, *SIZE)
+    assert (ran.code, "p.csv:2:save_to_style" in ran.err, sandbox.books(endpoint)) == (2, True, [])
+
+
 def test_again_makes_a_new_set_beside_the_first(inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
     file = write(tmp_path / "p.jsonl", [{"prompt": "a fox"}, '"an owl"'])
     assert inside("batch", file, *SIZE).code == 0

@@ -103,6 +103,28 @@ async def test_a_connection_that_is_refused_is_tried_again_and_each_pause_grows(
         assert max(it.clock.pauses) <= 30
 
 
+async def test_a_quiet_hour_between_two_failures_is_no_silence(tmp_path: Path) -> None:
+    """Nobody asked meanwhile, so that the patience begins anew with the second one."""
+    resets = [
+        fault("reset_before_accept", operation="run", nth=[2]),
+        fault("reset_before_accept", operation="status", nth=[1]),
+    ]
+    async with open_sandbox(*resets) as sandbox, opened(sandbox, tmp_path, Pace(unreachable_seconds=60)) as it:
+        job_id = await it.job_id()
+        assert isinstance(await it.submit(), Unknown)
+        it.clock.seconds += 3600
+        assert isinstance(await it.endpoint.wait_output(job_id), Completed)
+
+
+async def test_an_endpoint_that_takes_no_jobs_for_long_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_sandbox(fault("503", count=8)) as sandbox, opened(sandbox, tmp_path) as it:
+        assert isinstance(await it.submit(), Accepted)
+        assert sum(it.clock.pauses) > 30
+    assert any("takes no jobs" in line.message and line.levelname == "WARNING" for line in caplog.records)
+
+
 @pytest.mark.parametrize("name", ["500", "502", "504", "520", "524", "reset_after_accept", "reset_before_accept"])
 async def test_a_run_whose_outcome_is_unknown_is_sent_once_and_never_again(tmp_path: Path, name: str) -> None:
     async with open_sandbox(fault(name, nth=[1])) as sandbox, opened(sandbox, tmp_path) as it:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from support import (
     ENDPOINT,
+    Wired,
     bought,
     eventually,
     fault,
@@ -421,3 +422,45 @@ async def test_a_run_that_is_cancelled_is_recorded_as_ended_and_forgets_what_it_
         seen = await parts.ledger.transact(lambda connection: connection.execute("SELECT * FROM seen").fetchall())
         runs = await parts.ledger.transact(lambda connection: connection.execute("SELECT outcome FROM run").fetchall())
     assert (seen, runs) == ([], [("cancelled",)])
+
+
+# -- jobs of an earlier process ------------------------------------------------------------------------------------
+
+
+async def left_out(parts: Wired, count: int) -> None:
+    """A run that was cut off with `count` jobs out."""
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.engine(concurrency=count).run, parts.chunks(prompts(count)), ignore)
+            await eventually(lambda: states(parts.root).get("accepted", 0) == count)
+            scope.cancel()
+
+
+async def ignore(result: ImageResult) -> None:
+    """For tests that look at the ledger."""
+
+
+async def test_what_an_earlier_run_left_out_is_counted_though_the_input_no_longer_names_it(tmp_path: Path) -> None:
+    async with open_sandbox(
+        fault("failed:exception", prompt_contains="study 1"), execution="fixed:0.3", speed=1
+    ) as sandbox:
+        async with wired(sandbox, tmp_path) as parts:
+            await left_out(parts, 3)
+        async with wired(sandbox, tmp_path) as parts:
+            engine = parts.engine()
+            await parts.run(["something else"], engine)
+    counts = engine.statistics
+    assert (counts.reattached, counts.made, counts.failed, counts.pending) == (3, 3, 1, 0)
+
+
+async def test_a_stop_while_re_attaching_leaves_none_of_them_behind(tmp_path: Path) -> None:
+    """They are paid for already: more of them than the limit allows are collected, or cancelled, all the same."""
+    async with open_sandbox(execution="fixed:0.3", speed=1) as sandbox:
+        async with wired(sandbox, tmp_path) as parts:
+            await left_out(parts, 6)
+        async with wired(sandbox, tmp_path) as parts:
+            engine = parts.engine(concurrency=1)
+            engine.request_stop()
+            await engine.run(parts.chunks(["something else"]), ignore)
+        assert states(tmp_path) == {"stored": 6}
+        assert len(bought(sandbox)) == 6
