@@ -107,7 +107,7 @@ async def test_a_quiet_hour_between_two_failures_is_no_silence(tmp_path: Path) -
     """Nobody asked meanwhile, so that the patience begins anew with the second one."""
     resets = [
         fault("reset_before_accept", operation="run", nth=[2]),
-        fault("reset_before_accept", operation="status", nth=[1]),
+        fault("reset_before_accept", operation="status", nth=[1, 2, 3]),
     ]
     async with open_sandbox(*resets) as sandbox, opened(sandbox, tmp_path, Pace(unreachable_seconds=60)) as it:
         job_id = await it.job_id()
