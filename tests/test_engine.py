@@ -6,6 +6,7 @@ import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import anyio
 import pytest
@@ -67,13 +68,22 @@ async def test_no_more_is_read_than_is_worked_on_and_one_chunk(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("wanted", [prompts(300), [{"prompt": "a fox", "images": 300, "save_to_style": False}]])
-async def test_what_has_landed_is_let_go(tmp_path: Path, wanted: list[object]) -> None:
+async def test_what_has_landed_is_let_go(tmp_path: Path, wanted: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     """A million images need no more memory than a thousand: no job outlives the chunk it came in."""
     alive: list[int] = []
+    jobs: WeakSet[Job] = WeakSet()
+
+    class CountedJob(Job):
+        def __init__(self, *parts: Any) -> None:
+            super().__init__(*parts)
+            jobs.add(self)
+
+    monkeypatch.setattr("asyncgen.engine.Job", CountedJob)
 
     async def deliver(result: ImageResult) -> None:
         if result.index % 100 == 99:
-            alive.append(sum(type(thing) is Job for thing in gc.get_objects()))
+            gc.collect()
+            alive.append(len(jobs))
 
     async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
         await parts.engine(concurrency=8).run(parts.chunks(wanted), deliver)
