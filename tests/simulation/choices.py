@@ -1,0 +1,42 @@
+"""Where every accident of a simulated world comes from: draws keyed by what they decide.
+
+The i-th draw for a key depends on the seed, the key and i, never on other keys, so that taking one job or one fault out
+of a failing run leaves the rest of it as it was. 0 is always the harmless value: shrinking is setting draws to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+
+Key = tuple[object, ...]
+
+
+class Choices:
+    """Draws of one run. `fixed` maps full keys (the last part is i) to values and wins over the seed."""
+
+    def __init__(self, seed: int, fixed: Mapping[Key, int] | None = None) -> None:
+        self._seed = b"%d" % seed
+        self._fixed = dict(fixed or {})
+        self._drawn: dict[Key, int] = {}
+        self.used: dict[Key, int] = {}
+
+    def __call__(self, sides: int, *key: object) -> int:
+        """A number from 0 to `sides` - 1."""
+        number = self._drawn.get(key, 0)
+        self._drawn[key] = number + 1
+        full = (*key, number)
+        value = self._fixed.get(full)
+        if value is None:
+            digest = blake2b(repr(full).encode(), digest_size=6, key=self._seed).digest()
+            value = int.from_bytes(digest, "big")
+        self.used[full] = value % sides
+        return value % sides
+
+    def chance(self, percent: float, *key: object) -> bool:
+        """Whether something that happens in `percent` of all cases happens now."""
+        return self(10_000, *key) >= 10_000 - round(percent * 100)
+
+    def unit(self, *key: object) -> float:
+        """A number in [0, 1)."""
+        return self(1 << 24, *key) / (1 << 24)

@@ -1,0 +1,163 @@
+"""A disk that forgets: what was not flushed may be lost at a power cut, in the ways file systems lose things.
+
+A file has live bytes and durable bytes; a flush copies them. A directory's changes are a journal until it is flushed.
+After a power cut a prefix of the journal survives, and each unflushed file is whole, empty, or a mix of sectors. After
+a kill everything that was written is there: the page cache outlives the process.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SECTOR_BYTES = 64
+
+
+@dataclass(eq=False)
+class _File:
+    live: bytearray = field(default_factory=bytearray)
+    durable: bytes = b""
+
+
+class SimulatedDisk:
+    """The `Disk` port. `step` is called around each operation, and may cut the power; it may return an errno."""
+
+    def __init__(self, step: Callable[[str, Path], int | None]) -> None:
+        self._step = step
+        self.names: dict[str, _File] = {}
+        self._durable_names: dict[str, _File] = {}
+        self._journal: list[tuple[str, _File | None]] = []
+
+    # -- the port ------------------------------------------------------------------------------------------------
+
+    def make_directory(self, path: Path) -> None:
+        self._begin("make_directory", path)
+
+    def write_new(self, path: Path, pieces: Iterable[bytes]) -> None:
+        self._begin("create", path)
+        if str(path) in self.names:
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        file = _File()
+        self._name(path, file)
+        for piece in pieces:
+            self._begin("write", path)
+            file.live += piece
+
+    def fsync(self, path: Path) -> None:
+        self._begin("fsync", path)
+        file = self._existing(path)
+        file.durable = bytes(file.live)
+
+    def link(self, source: Path, target: Path) -> None:
+        self._begin("link", target)
+        if str(target) in self.names:
+            raise FileExistsError(errno.EEXIST, "File exists", str(target))
+        self._name(target, self._existing(source))
+
+    def unlink(self, path: Path) -> None:
+        if str(path) in self.names:
+            self._begin("unlink", path)
+            self._name(path, None)
+
+    def fsync_directory(self, path: Path) -> None:
+        self._begin("fsync_directory", path)
+        kept = []
+        for name, file in self._journal:
+            if Path(name).parent == path:
+                self._apply(self._durable_names, name, file)
+            else:
+                kept.append((name, file))
+        self._journal = kept
+
+    def exists(self, path: Path) -> bool:
+        return str(path) in self.names
+
+    def read(self, path: Path) -> bytes:
+        return bytes(self._existing(path).live)
+
+    def append(self, path: Path, data: bytes) -> None:
+        self._begin("append", path)
+        file = self.names.get(str(path))
+        if file is None:
+            file = _File()
+            self._name(path, file)
+        file.live += data
+
+    def truncate(self, path: Path, size_bytes: int) -> None:
+        self._begin("truncate", path)
+        del self._existing(path).live[size_bytes:]
+
+    def size_bytes(self, path: Path) -> int | None:
+        file = self.names.get(str(path))
+        return None if file is None else len(file.live)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._begin("replace", target)
+        file = self._existing(source)
+        self._name(source, None)
+        self._name(target, file)
+
+    # -- the accident --------------------------------------------------------------------------------------------
+
+    def after(
+        self, draw: Callable[..., int], *, power_cut: bool, step: Callable[[str, Path], int | None]
+    ) -> SimulatedDisk:
+        """The disk that the next boot finds; the dead incarnation keeps this one and can no longer reach that."""
+        found = SimulatedDisk(step)
+        if not power_cut:
+            names = dict(self.names)
+        else:
+            names = dict(self._durable_names)
+            for name, file in self._journal[
+                : len(self._journal) - draw(len(self._journal) + 1, "disk", "journal lost")
+            ]:
+                self._apply(names, name, file)
+        survivors: dict[int, _File] = {}
+        for name, file in names.items():
+            if id(file) not in survivors:
+                content = _survivor(file, draw) if power_cut else bytes(file.live)
+                survivors[id(file)] = _File(bytearray(content), content)
+            found.names[name] = survivors[id(file)]
+        found._durable_names = dict(found.names)
+        return found
+
+    def _begin(self, operation: str, path: Path) -> None:
+        number = self._step(operation, path)
+        if number is not None:
+            raise OSError(number, errno.errorcode[number], str(path))
+
+    def _existing(self, path: Path) -> _File:
+        if str(path) not in self.names:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return self.names[str(path)]
+
+    def _name(self, path: Path, file: _File | None) -> None:
+        self._apply(self.names, str(path), file)
+        self._journal.append((str(path), file))
+
+    @staticmethod
+    def _apply(names: dict[str, _File], name: str, file: _File | None) -> None:
+        if file is None:
+            names.pop(name, None)
+        else:
+            names[name] = file
+
+
+def _survivor(file: _File, draw: Callable[..., int]) -> bytes:
+    live = bytes(file.live)
+    if live == file.durable:
+        return live
+    match draw(3, "disk", "unflushed"):
+        case 0:
+            return live
+        case 1:
+            return file.durable
+        case _:
+            return b"".join(
+                live[at : at + SECTOR_BYTES]
+                if draw(2, "disk", "sector") == 0
+                else bytes(len(live[at : at + SECTOR_BYTES]))
+                for at in range(0, len(live), SECTOR_BYTES)
+            )
