@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -366,8 +367,6 @@ def _run(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: 
         asyncio.get_running_loop()
     except RuntimeError:
         return call()
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only notebooks come here
-
     with ThreadPoolExecutor(1, "asyncgen-notebook") as executor:
         return executor.submit(call).result()
 

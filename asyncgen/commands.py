@@ -354,7 +354,7 @@ def _bad_row(line: int, name: str, field: str, message: str) -> BadRow:
 def _opened(file: str) -> Iterator[IO[str]]:
     if file == _STDIN:
         # Not `sys.stdin`, and never closed: the thread that reads it may wait for a line until the process ends.
-        yield open(sys.stdin.fileno(), encoding="utf-8", errors="surrogateescape", newline="", closefd=False)  # noqa: SIM115
+        yield open(sys.stdin.fileno(), encoding="utf-8", errors="surrogateescape", newline="", closefd=False)  # noqa: SIM115 - as said
         return
     try:
         with Path(file).open(encoding="utf-8", errors="surrogateescape", newline="") as lines:

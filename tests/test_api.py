@@ -7,6 +7,8 @@ import base64
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -619,3 +621,13 @@ async def test_a_picture_that_was_delivered_in_memory_is_not_passed_off_as_kept(
     assert (second.status, second.ok, "rebuy_changed" in str(second.failure)) == ("delivered", False, True)
     assert (third.status, len(third.paths)) == ("success", 1)
     assert len(bought(sandbox)) == 2
+
+
+def test_every_public_name_can_be_had_and_help_loads_no_engine() -> None:
+    loaded = "import asyncgen.cli, sys; print('aiohttp' in sys.modules, 'asyncgen.engine' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False False\n"
+    assert sorted(asyncgen.__all__) == sorted(["__version__", *asyncgen._HOME_OF])
+    assert all(getattr(asyncgen, name).__module__.startswith("asyncgen") for name in asyncgen._HOME_OF)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = asyncgen.no_such_name
