@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_
 
 from asyncgen import protocol, replies
 from asyncgen.errors import Failure, FailureClass, FailureCode, JobStillRunningError, RunPausedError
-from asyncgen.pacing import TokenBucket, backoff_seconds, polling_pause_seconds
+from asyncgen.pacing import WINDOW_SECONDS, TokenBucket, backoff_seconds, polling_pause_seconds
 from asyncgen.ports import (
     AddressRefusedError,
     HttpReply,
@@ -49,6 +49,7 @@ from asyncgen.stopping import Stop
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+B = TypeVar("B", bound=Accepted | Refused | Unknown | Rejected | Missing)
 
 #: How long a job may be unknown to `/status` before it counts as lost: soon after `/run` a 404 can be propagation
 #: (RunPod's own client retries it over about 31 s).
@@ -61,6 +62,7 @@ _MAX_REDIRECTS: Final = 5
 _CANCEL_TRIES: Final = 4
 _DOWNLOAD_TRIES: Final = 8  # over about a minute: a result's own site may stay down, and must not hold the run up
 _SLOW_FACTOR: Final = 3.0
+_LEARNING_SHARE: Final = 0.1  # of the newest in a running mean
 _LONGEST_PAUSE_SECONDS: Final = 60.0  # between two tries of one request
 _REFUSED_REPORT_AFTER_SECONDS: Final = 30.0
 _SLOW_REPORT_EVERY_SECONDS: Final = 300.0
@@ -94,11 +96,11 @@ class Journal(Protocol):
     """Who writes down what a submission is about to do and what became of it; durable when the call returns."""
 
     async def intend(self) -> None:
-        """A `POST /run` is about to be sent."""
+        """A `POST /run` or `/retry` is about to be sent."""
         ...
 
-    async def learn(self, outcome: Accepted | Refused | Unknown | Rejected) -> None:
-        """What is known of it now."""
+    async def learn(self, outcome: Accepted | Refused | Unknown | Rejected | Missing) -> None:
+        """What is known of it now. Missing: a job that cannot be run again."""
         ...
 
 
@@ -144,6 +146,7 @@ class _Wait:
     """What one `wait_output` has seen so far; times are monotonic seconds."""
 
     since: float
+    before_retry: Failed | None = None
     polls: int = 0
     faults_in_a_row: int = 0
     missing_since: float | None = None
@@ -160,6 +163,7 @@ class Endpoint:
         self._status_gate = Gate(ports, pace.status_rate * share, pace.downloads_at_once)
         self._runsync_gate = Gate(ports, _RUNSYNC_RATE * share, int(_MAX_RUNSYNC_AT_ONCE * share))
         self._cancel_gate = Gate(ports, pace.cancel_rate * share, int(_MAX_CANCEL_AT_ONCE * share))
+        self._result_seconds: float | None = None
         self._silent_since: float | None = None
         self._failed_at = -math.inf
         self._refused_since: float | None = None
@@ -182,13 +186,21 @@ class Endpoint:
         outcome: Submitted = await retrying(self._submit_once, body, journal, stop)
         return outcome
 
+    async def retry(self, job_id: str, journal: Journal, stop: Stop) -> Submitted | Refused | Missing:
+        """Have a FAILED or TIMED_OUT job run again, and pay again, under its id. Sent once; else as `submit`."""
+        request = protocol.retry_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
+        return await self._journalled(lambda: self._buy(request, replies.decipher_retry, self._run_gate), journal, stop)
+
     async def _submit_once(self, body: bytes, journal: Journal, stop: Stop) -> Submitted | Refused:
+        return await self._journalled(lambda: self._post_run(body), journal, stop)
+
+    async def _journalled(self, send: Callable[[], Awaitable[B]], journal: Journal, stop: Stop) -> B:
         with stop.interruptible():
             await self._run_gate.enter()
         try:
             with anyio.CancelScope(shield=True):
                 await journal.intend()
-                outcome = await self._post_run(body)
+                outcome = await send()
                 await journal.learn(outcome)
         finally:
             self._run_gate.leave()
@@ -215,20 +227,23 @@ class Endpoint:
 
     # -- wait ----------------------------------------------------------------------------------------------------
 
-    async def wait_output(self, job_id: str, *, just_submitted: bool = False) -> JobEnding:
+    async def wait_output(
+        self, job_id: str, *, just_submitted: bool = False, before_retry: Failed | None = None
+    ) -> JobEnding:
         """Poll until the job has ended; the reply that says so is the download.
 
         A failed poll is polled again. `Missing` is returned only once `/status` has not known the job for
-        `MISSING_GRACE_SECONDS`. A job is never abandoned: past `slow_after_*` it is only polled less often.
+        `MISSING_GRACE_SECONDS`, and for as long the failure from `before_retry` is taken for an old answer. A job is
+        never abandoned: past `slow_after_*` it is only polled less often.
         """
         if just_submitted:
             await self._ports.clock.sleep(self._pace.polling_interval_seconds)
-        ending: JobEnding = await self._polled(job_id, deadline=math.inf)
+        ending: JobEnding = await self._polled(job_id, deadline=math.inf, before_retry=before_retry)
         return ending
 
-    async def _polled(self, job_id: str, *, deadline: float) -> Any:
+    async def _polled(self, job_id: str, *, deadline: float, before_retry: Failed | None = None) -> Any:
         """How the job ended, or, once the deadline has passed, what the last poll said (Pending or Transient)."""
-        wait = _Wait(self._ports.clock.now())
+        wait = _Wait(self._ports.clock.now(), before_retry)
         retrying = self._retrying(
             lambda outcome: isinstance(outcome, Pending | Transient),
             wait=lambda state: self._poll_pause(wait, state),
@@ -239,16 +254,40 @@ class Endpoint:
     async def _poll(self, job_id: str, wait: _Wait) -> JobEnding | Pending | Transient:
         request = protocol.status_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
         async with self._status_gate.admitted():
+            asked_at = self._ports.clock.now()
             outcome = await self._ask(request, replies.decipher_status, self._status_gate)
+        now = self._ports.clock.now()
+        if isinstance(outcome, Completed):
+            self._learn_result_seconds(now - asked_at)
+        outcome = self._believed(outcome, wait, now)
         wait.polls += 1
         wait.faults_in_a_row = wait.faults_in_a_row + 1 if isinstance(outcome, Transient) else 0
+        return outcome
+
+    def _believed(
+        self, outcome: JobEnding | Pending | Transient, wait: _Wait, now: float
+    ) -> JobEnding | Pending | Transient:
+        """A 404 is believed once it has lasted; so is, after a retry, the failure that came before it."""
+        if outcome == wait.before_retry and now - wait.since < MISSING_GRACE_SECONDS:
+            return Transient("/status says what it said before the retry")
         if not isinstance(outcome, Missing):
             wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since
             return outcome
-        now = self._ports.clock.now()
         wait.missing_since = now if wait.missing_since is None else wait.missing_since
         missing_for = now - wait.missing_since
         return outcome if missing_for >= MISSING_GRACE_SECONDS else Transient("/status does not know the job (yet)")
+
+    def _learn_result_seconds(self, seconds: float) -> None:
+        before = seconds if self._result_seconds is None else self._result_seconds
+        self._result_seconds = before + _LEARNING_SHARE * (seconds - before)
+
+    @property
+    def results_per_second(self) -> float | None:
+        """How fast finished results can be fetched, from how long fetching takes; None before the first."""
+        if not self._result_seconds:
+            return None
+        pace = self._pace
+        return min(pace.downloads_at_once / self._result_seconds, pace.status_rate * pace.rate_share / WINDOW_SECONDS)
 
     def _poll_pause(self, wait: _Wait, state: RetryCallState) -> float:
         outcome = _outcome_of(state)
@@ -301,12 +340,6 @@ class Endpoint:
         )
         outcome: Cancelled | Pending | Missing | Transient | Rejected = await retrying(ask)
         return outcome
-
-    async def retry(self, job_id: str) -> Submitted | Refused | Missing:
-        """Run a FAILED or TIMED_OUT job again, and pay again, under its id. Sent once; outcomes as of `submit`."""
-        request = protocol.retry_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
-        async with self._run_gate.admitted():
-            return await self._buy(request, replies.decipher_retry, self._run_gate)
 
     async def runsync(self, body: bytes) -> JobEnding | Unknown | Refused:
         """Send one job and wait for its end, `sync_timeout_seconds` in all: held by the server first, then polled.

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from asyncgen import logs
-from asyncgen.errors import AsyncgenError, InputError, LedgerError, RunPausedError, StoreError
+from asyncgen.errors import (
+    AsyncgenError,
+    BudgetReachedError,
+    Failure,
+    InputError,
+    LedgerError,
+    RunPausedError,
+    StoreError,
+)
 from asyncgen.intake import IndexedWant
 from asyncgen.job import Job, Workbench
+from asyncgen.lanes import StoppedLane
 from asyncgen.lifecycle import FAILURES, State
+from asyncgen.money import Price, Spending
 from asyncgen.records import Batch, Item
 from asyncgen.results import ImageResult, result_of
 from asyncgen.stopping import Stop, StoppedError
@@ -27,7 +37,7 @@ log = logging.getLogger(__name__)
 
 Deliver = Callable[[ImageResult], Awaitable[None]]
 #: What stops a run but is no bug: it is raised once everything that is out has been collected.
-_STOPPING_ERRORS: Final = (RunPausedError, StoreError, LedgerError, InputError)
+_STOPPING_ERRORS: Final = (RunPausedError, BudgetReachedError, StoreError, LedgerError, InputError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,9 @@ class Choices:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts of one run so far. `out` are jobs being worked on now; `gpu_ms` the execution time of those that ended.
+    """Counts of one run so far. `out` are jobs being worked on now; `spending` is what those that ended have cost.
+
+    `price` None: not known. `unknown_usd` is what settling one held submission can cost at the most.
 
     `wanted` = `kept` + `repeated` + `made` + `failed` + `held` + `cancelled` + `pending`, once the run has ended.
     """
@@ -58,12 +70,15 @@ class Statistics:
     cancelled: int = 0
     out: int = 0
     pictures: int = 0
-    gpu_ms: int = 0
     input_ended: bool = False
+    spending: Spending = field(default_factory=Spending)
+    price: Price | None = None
+    unknown_usd: float | None = None
+    stopped_lanes: tuple[StoppedLane, ...] = ()
 
     @property
     def pending(self) -> int:
-        """IndexedWant, and neither there nor settled."""
+        """Wanted, and neither there nor settled."""
         return self.wanted - (self.kept + self.repeated + self.made + self.failed + self.held + self.cancelled)
 
 
@@ -81,6 +96,7 @@ class Engine:
 
     def __init__(self, bench: Workbench, batch: Batch, choices: Choices) -> None:
         self._bench, self._batch, self._choices = bench, batch, choices
+        self._allowance = bench.allowance
         if not isinstance(choices.concurrency, int) or choices.concurrency < 1:
             raise InputError(f"must be a whole number from 1, not {choices.concurrency!r}", field="concurrency")
         self._limiter = anyio.Semaphore(choices.concurrency)
@@ -89,7 +105,11 @@ class Engine:
         self._landed: dict[int, _Flight] = {}
         self._error: AsyncgenError | None = None
         self.stop = Stop()
-        self.statistics = Statistics()
+        self.statistics = Statistics(
+            spending=self._allowance.spending,
+            price=self._allowance.price,
+            unknown_usd=self._allowance.most_usd_of_unknown,
+        )
 
     async def run(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         """Work through the input. Everything that is out is collected before an error is raised.
@@ -114,7 +134,7 @@ class Engine:
                 watching.start_soon(self._cancel_when_stopped, watching)
             async with anyio.create_task_group() as tasks:
                 try:
-                    await self._reattach(tasks, deliver)
+                    await self._reattach(tasks, run_id, deliver)
                     await self._take_in(tasks, run_id, chunks, deliver)
                 except StoppedError:
                     log.info("stopping: nothing new is submitted, what is out is settled")
@@ -135,9 +155,9 @@ class Engine:
 
     # -- taking in -----------------------------------------------------------------------------------------------
 
-    async def _reattach(self, tasks: TaskGroup, deliver: Deliver) -> None:
+    async def _reattach(self, tasks: TaskGroup, run_id: int, deliver: Deliver) -> None:
         """First of all the jobs that an earlier process left out: they are paid for, and their results expire."""
-        for item, want in await self._bench.ledger.items_out(self._batch):
+        for item, want in await self._bench.ledger.items_out(self._batch, run_id):
             self.statistics.reattached += 1
             self._launch(tasks, _Flight(Job(self._bench, item, want, self.stop), [], self._takes_a_place()), deliver)
 
@@ -172,15 +192,20 @@ class Engine:
             repeated = bool(landed.places)
             landed.places.append(wanted.index)
             await self._hand_on(landed, wanted.index, deliver, repeated=repeated)
-        elif await self._is_to_be_made(wanted, item):
-            with self.stop.interruptible():
-                await self._limiter.acquire()
-            flight = _Flight(Job(self._bench, item, wanted.want, self.stop), [wanted.index])
-            self._launch(tasks, flight, deliver)
-        else:
+        elif not await self._is_to_be_made(wanted, item):
             self._count_settled(item, made=False)
             root = self._bench.store.root
             await deliver(result_of(wanted.index, item, wanted.want, root, kept=True, repeats=item.repeats))
+        elif item.state is State.WANTED and (stopped := self._allowance.stop_of(wanted.want.spec)):
+            await deliver(
+                result_of(wanted.index, item, wanted.want, self._bench.store.root, not_sent=_not_sent(stopped))
+            )
+        else:
+            with self.stop.interruptible():
+                await self._limiter.acquire()
+            await self._allowance.wait_fetchable(self.stop)
+            flight = _Flight(Job(self._bench, item, wanted.want, self.stop), [wanted.index])
+            self._launch(tasks, flight, deliver)
 
     async def _is_to_be_made(self, wanted: IndexedWant, item: Item) -> bool:
         item.changed = item.changed or item.was_delivered  # there is no file to keep
@@ -210,7 +235,7 @@ class Engine:
     def _launch(self, tasks: TaskGroup, flight: _Flight, deliver: Deliver) -> None:
         item = flight.job.item
         self._flights[item.id] = flight
-        self.statistics.out += 1
+        self._count_out(1)
         tasks.start_soon(self._fly, flight, deliver, name=item.request_id)
 
     async def _fly(self, flight: _Flight, deliver: Deliver) -> None:
@@ -220,14 +245,18 @@ class Engine:
                 await self._settle(job)
         finally:
             del self._flights[job.item.id]
-            self.statistics.out -= 1
+            self._count_out(-1)
         self._landed[job.item.id] = flight
-        self.statistics.gpu_ms += job.timing.execution_ms or 0
         self._report(job)
         for number, place in enumerate(tuple(flight.places)):  # who names it from now on is handed it by `_take`
             await self._hand_on(flight, place, deliver, repeated=number > 0)
         if flight.holds_place:
             self._limiter.release()
+
+    def _count_out(self, change: int) -> None:
+        self.statistics.out += change
+        self._allowance.note_out(self.statistics.out)
+        self.statistics.stopped_lanes = self._allowance.stopped_lanes
 
     async def _hand_on(self, flight: _Flight, place: int, deliver: Deliver, *, repeated: bool) -> None:
         job, root = flight.job, self._bench.store.root
@@ -235,8 +264,16 @@ class Engine:
             self.statistics.repeated += 1
         else:
             self._count_settled(job.item, made=True)
+        stopped = self._allowance.stop_of(job.want.spec) if job.item.state is State.WANTED else None
         result = result_of(
-            place, job.item, job.want, root, timing=job.timing, delivered=job.delivered, repeats=repeated
+            place,
+            job.item,
+            job.want,
+            root,
+            timing=job.timing,
+            delivered=job.delivered,
+            repeats=repeated,
+            not_sent=stopped and _not_sent(stopped),
         )
         await deliver(result)
 
@@ -297,3 +334,8 @@ class Engine:
             await job.cancel()
         except _STOPPING_ERRORS as error:
             self._stop_for(error)
+
+
+def _not_sent(stopped: StoppedLane) -> Failure:
+    """Why an image of a stopped lane is pending."""
+    return Failure(stopped.failure.kind, stopped.failure.code, f"not sent: {stopped}")

@@ -10,6 +10,7 @@ An *error* ends the call that raised it::
     │   └── WorkflowError        a graph, its bindings, or a parameter for it
     ├── GenerationError          the one image a single call asked for has failed (carries the Failure)
     ├── RunPausedError           the account or the endpoint refuses work; everything unfinished stays pending
+    ├── BudgetReachedError       another job could pass the budget; what is held back stays pending
     ├── JobStillRunningError     a /runsync job has not ended in time (carries its id)
     ├── LedgerError              the ledger cannot be used
     │   ├── LedgerLockedError    another process owns it
@@ -123,6 +124,10 @@ class RunPausedError(AsyncgenError):
     def __init__(self, failure: Failure) -> None:
         self.failure = failure
         super().__init__(str(failure))
+
+
+class BudgetReachedError(AsyncgenError):
+    """Another job could cost more than the budget has left; what is held back stays pending until it is raised."""
 
 
 class JobStillRunningError(AsyncgenError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from asyncgen.engine import Statistics
-from asyncgen.errors import AsyncgenError, FailureClass, InputError, RunPausedError
+from asyncgen.errors import AsyncgenError, BudgetReachedError, FailureClass, InputError, RunPausedError
 
 
 class Exit(IntEnum):
@@ -18,6 +18,7 @@ class Exit(IntEnum):
     ACCOUNT = 4  # the key, the credit or the endpoint refuses work; everything unfinished is pending
     HELD = 5  # submissions are held whose outcome was never learned
     UNUSABLE = 6  # the ledger, the output folder or the network cannot be used
+    BUDGET = 7  # the budget is used up; what it held back is pending
     BUG = 70  # EX_SOFTWARE: a bug of ours
 
 
@@ -26,6 +27,8 @@ def of_error(error: AsyncgenError) -> Exit:
     match error:
         case RunPausedError() if error.failure.kind is FailureClass.ACCOUNT:
             return Exit.ACCOUNT
+        case BudgetReachedError():
+            return Exit.BUDGET
         case InputError():
             return Exit.BAD_INPUT
         case _:

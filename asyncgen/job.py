@@ -5,13 +5,16 @@ ends with a durable move to the next state (`asyncgen.lifecycle`), so dying betw
 ledger does not know of.
 
     wanted ──intend──▶ submitting ──/run──▶ accepted ──/status──▶ storing ──fsync, link──▶ stored
+
+What it may buy, and on which terms, it asks of `Allowance`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,10 +23,11 @@ import anyio
 import pybase64
 
 from asyncgen import images, naming
+from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, RunPausedError
 from asyncgen.images import ImageFaultError, Picture
-from asyncgen.ledger import JobEnd, Ledger, PathTakenError
+from asyncgen.ledger import Ledger, PathTakenError
 from asyncgen.lifecycle import State
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
@@ -40,8 +44,8 @@ from asyncgen.protocol import (
     Unknown,
     job_body,
 )
-from asyncgen.records import Item, Want
-from asyncgen.stopping import Stop
+from asyncgen.records import Item, Terms, Want
+from asyncgen.stopping import Stop, StoppedError
 from asyncgen.store import Store
 
 log = logging.getLogger(__name__)
@@ -52,14 +56,11 @@ _FETCHES: Final = 3  # of a result that came damaged: fetching is free, buying i
 class Policy:
     """What a run does where there is a choice. `max_attempts`: how often one image may be bought in all."""
 
-    endpoint: str
     batch_name: str
     path_template: str
     max_attempts: int
     resubmit_unknown: bool
     cancel_on_stop: bool
-    job_ttl_seconds: float
-    execution_timeout_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Workbench:
     store: Store
     planner: Planner
     endpoint_at: Callable[[str], Endpoint]
+    allowance: Allowance
     policy: Policy
 
 
@@ -84,6 +86,10 @@ class Job:
         self.timing = Timing()
         self._submitted_now = False
         self._cancel_sent = False
+        self._before_retry: Failed | None = None  # what /status said of the job that is running again
+        self._terms: Terms | None = None  # of the job that is out: what it can cost is set aside
+        if item.state is State.ACCEPTED:
+            self._terms = bench.allowance.take_over(item)
 
     async def settle(self) -> None:
         """Step until nothing is left to do; the outcome is in `item` (and `delivered`, for pictures without a file).
@@ -110,36 +116,55 @@ class Job:
     # -- buy: wanted → submitting → accepted ---------------------------------------------------------------------
 
     async def _buy(self) -> None:
+        spec, allowance = self.want.spec, self._bench.allowance
+        if allowance.stop_of(spec) is not None:
+            raise StoppedError
+        terms = await allowance.reserve(spec, self._stop)
+        with self._paying(terms):
+            try:
+                body = await self._body(terms)
+            except InputError as error:
+                code = FailureCode.BODY_TOO_LARGE if error.field == "input" else FailureCode.INPUT_REFUSED
+                await self._ledger.record_refused_here(self.item, _item_failure(code, str(error)))
+                return
+            journal = _Journal(self, lambda: self._ledger.record_intent(self.item, terms))
+            outcome = await self._bench.endpoint_at(terms.endpoint).submit(body, journal, self._stop)
+        self._look_at(outcome, terms)
+
+    @contextmanager
+    def _paying(self, terms: Terms) -> Iterator[None]:
+        """What the job can cost is set aside by now; it is given back unless the job may have been bought."""
         try:
-            body = await self._body()
-        except InputError as error:
-            code = FailureCode.BODY_TOO_LARGE if error.field == "input" else FailureCode.INPUT_REFUSED
-            await self._ledger.record_unsettled(self.item, State.FAILED, _item_failure(code, str(error)))
-            return
-        endpoint = self._bench.endpoint_at(self._bench.policy.endpoint)
-        outcome = await endpoint.submit(body, self, self._stop)
+            yield
+        finally:
+            if self.item.state in (State.ACCEPTED, State.UNKNOWN):
+                self._terms = terms
+            else:
+                self._bench.allowance.give_back(terms)
+
+    def _look_at(self, outcome: Accepted | Refused | Unknown | Rejected | Missing, terms: Terms) -> None:
+        """Raises `RunPausedError` where what became of a submission concerns more than this image."""
         if isinstance(outcome, Rejected) and outcome.failure.kind is not FailureClass.ITEM:
             raise RunPausedError(outcome.failure)
+        if isinstance(outcome, Unknown):
+            self._bench.allowance.note_unknown(terms, _unreachable(outcome.reason))
 
-    async def intend(self) -> None:
-        """Endpoint's journal: `POST /run` is about to be sent."""
-        await self._ledger.record_intent(self.item, self._bench.policy.endpoint)
-
-    async def learn(self, outcome: Accepted | Refused | Unknown | Rejected) -> None:
-        """Endpoint's journal: what became of it."""
+    async def learn(self, outcome: Accepted | Refused | Unknown | Rejected | Missing) -> None:
+        """What became of a submission, made durable."""
         match outcome:
             case Accepted(job_id):
                 await self._ledger.record_accepted(self.item, job_id)
-                self._submitted_now = True
+                self.timing, self._submitted_now, self._cancel_sent = Timing(), True, False
                 log.debug("accepted as job %s", job_id)
             case Refused(reason):
                 await self._ledger.record_refused(self.item, reason)
+            case Missing():
+                await self._ledger.record_refused(self.item, "the platform cannot run this job again")
             case Unknown(reason):
-                failure = Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, reason)
-                await self._ledger.record_unsettled(self.item, State.UNKNOWN, failure)
+                await self._ledger.record_unknown(self.item, _unreachable(reason))
                 log.warning("the submission's outcome is unknown (%s): held, not sent again", reason)
             case Rejected(failure) if failure.kind is FailureClass.ITEM:
-                await self._ledger.record_unsettled(self.item, State.FAILED, failure)
+                await self._ledger.record_rejected(self.item, failure)
             case Rejected(failure):
                 await self._ledger.record_refused(self.item, str(failure))
 
@@ -150,14 +175,14 @@ class Job:
     async def _resubmit(self) -> None:
         await self._ledger.record_resubmission(self.item)
 
-    async def _body(self) -> bytes:
-        request, policy = self.want.request, self._bench.policy
+    async def _body(self, terms: Terms) -> bytes:
+        request = self.want.request
         self._bench.planner.check_workflow(request, self.want.spec)
         pictures = {name: await self._input_picture(name, path) for name, path in request.input_pictures.items()}
         return job_body(
             self._bench.planner.job_input(request, self.want.spec, self.item.seed, pictures),
-            ttl_ms=int(policy.job_ttl_seconds * 1000),
-            execution_timeout_ms=int(policy.execution_timeout_seconds * 1000),
+            ttl_ms=terms.ttl_ms,
+            execution_timeout_ms=terms.execution_timeout_ms,
         )
 
     async def _input_picture(self, name: str, path: str) -> tuple[str, str]:
@@ -189,8 +214,10 @@ class Job:
         endpoint = self._bench.endpoint_at(self.item.endpoint)
         if self._stop.requested and self._bench.policy.cancel_on_stop:
             await self.cancel()
-        ending = await endpoint.wait_output(self.item.job_id, just_submitted=self._submitted_now)
-        self._submitted_now = False
+        ending = await endpoint.wait_output(
+            self.item.job_id, just_submitted=self._submitted_now, before_retry=self._before_retry
+        )
+        self._submitted_now, self._before_retry = False, None
         match ending:
             case Rejected(failure):
                 raise RunPausedError(failure)
@@ -228,7 +255,7 @@ class Job:
         store = self._bench.store
         prepared = await store.prepare(pictures, self._names(len(pictures)), self._hex8)
         try:
-            await self._ledger.record_storing(self.item, prepared, self._end("completed"))
+            await self._ledger.record_storing(self.item, prepared, self.timing)
         except PathTakenError:
             return  # by a picture whose file is gone: the name stays reserved, and the next round takes another
         except BaseException:
@@ -246,6 +273,7 @@ class Job:
 
     async def _stored(self, pictures: tuple[Picture, ...]) -> None:
         await self._ledger.record_stored(self.item)
+        self._note_end(None)
         if not self.want.request.save_to_style:
             self.delivered = pictures
         log.info("stored %s", ", ".join(picture.path or "(in memory)" for picture in self.item.pictures))
@@ -287,10 +315,9 @@ class Job:
                 failure = _item_failure(FailureCode.CANCELLED, "the job was cancelled at the platform")
                 await self._end_with(State.CANCELLED, failure)
             case Missing():
-                message = "the platform no longer knows the job: its result expired or was lost, and was paid for"
-                await self._bought_again_or(State.LOST, _infrastructure_failure(FailureCode.LOST, message))
+                await self._bought_again_or(State.LOST, Failed(self._lost()))
             case Failed(failure) if failure.kind is FailureClass.INFRASTRUCTURE:
-                await self._bought_again_or(State.GIVEN_UP, failure)
+                await self._bought_again_or(State.GIVEN_UP, ending)
             case Failed(failure):
                 await self._end_with(State.FAILED, failure)
 
@@ -303,27 +330,68 @@ class Job:
             if not isinstance(outcome, Cancelled):
                 log.warning("job %s was not cancelled (%s): it is waited for", item.job_id, outcome)
 
-    async def _bought_again_or(self, otherwise: State, failure: Failure) -> None:
+    async def _bought_again_or(self, otherwise: State, ending: Failed) -> None:
         """The platform's fault: bought again, unless the image has met the same one before or was bought enough."""
+        failure = ending.failure
         if await self._ledger.has_job_ended_with(self.item, failure.code):
             repeated = Failure(failure.kind, failure.code, f"{failure.message} (the second time: not bought again)")
             await self._end_with(State.LOST if otherwise is State.LOST else State.FAILED, repeated)
         elif self.item.attempts >= self._bench.policy.max_attempts:
             await self._end_with(otherwise, failure)
+        elif (terms := self._terms_of_retry(ending)) is not None:
+            await self._retry(ending, terms)
         else:
             log.warning("bought again after %s", failure)
             await self._end_with(State.WANTED, failure)
 
-    async def _end_with(self, target: State, failure: Failure) -> None:
-        await self._ledger.record_unsettled(self.item, target, failure, self._end(failure.code))
+    def _terms_of_retry(self, ending: Failed) -> Terms | None:
+        """What a job that runs again was sent with; None where another one must be submitted in its place."""
+        terms, allowance = self._terms, self._bench.allowance
+        if terms is None or not ending.may_be_retried or terms.endpoint != allowance.endpoint:
+            return None
+        return None if self._stop.requested or allowance.stop_of(self.want.spec) else terms
 
-    def _end(self, outcome: str) -> JobEnd:
-        return JobEnd(outcome, self.timing.delay_ms, self.timing.execution_ms, self.timing.worker_id)
+    async def _retry(self, ending: Failed, terms: Terms) -> None:
+        """Have the failed job run again under its id: its input need not be sent a second time."""
+        job_id, timing = self.item.job_id, self.timing
+        assert job_id is not None
+        self._note_end(ending.failure)
+        if not self._bench.allowance.reserve_at_once(terms):
+            await self._ledger.record_ended(self.item, State.WANTED, ending.failure, timing)
+            return
+        log.warning("job %s is run again after %s", job_id, ending.failure)
+        journal = _Journal(self, lambda: self._ledger.record_retry_intent(self.item, terms, ending.failure, timing))
+        with self._paying(terms):
+            outcome = await self._bench.endpoint_at(terms.endpoint).retry(job_id, journal, self._stop)
+        self._before_retry = ending
+        self._look_at(outcome, terms)
+
+    def _lost(self) -> Failure:
+        wall, accepted_at = self._bench.ports.clock.wall(), self.item.accepted_at
+        age = "" if accepted_at is None else f", {(wall - accepted_at) / 60:.0f} min after it was accepted"
+        message = f"the platform no longer knows the job{age}: its result expired or was lost, and was paid for"
+        return Failure(FailureClass.INFRASTRUCTURE, FailureCode.LOST, message)
+
+    async def _end_with(self, target: State, failure: Failure) -> None:
+        await self._ledger.record_ended(self.item, target, failure, self.timing)
+        self._note_end(failure)
+
+    def _note_end(self, failure: Failure | None) -> None:
+        """Raises `RunPausedError` where the run has now seen enough of this endpoint."""
+        terms, self._terms = self._terms, None
+        self._bench.allowance.note_end(self.item, self.want.spec, failure, self.timing, terms)
+
+
+class _Journal:
+    """The endpoint's journal of one submission: how its intent is recorded depends on what is submitted."""
+
+    def __init__(self, job: Job, intend: Callable[[], Awaitable[None]]) -> None:
+        self.intend, self.learn = intend, job.learn
 
 
 def _item_failure(code: FailureCode, message: str) -> Failure:
     return Failure(FailureClass.ITEM, code, message)
 
 
-def _infrastructure_failure(code: FailureCode, message: str) -> Failure:
-    return Failure(FailureClass.INFRASTRUCTURE, code, message)
+def _unreachable(reason: str) -> Failure:
+    return Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, reason)

@@ -20,12 +20,16 @@ from asyncgen import assets
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError, LedgerVersionError
 from asyncgen.lifecycle import ALLOWED, State
 from asyncgen.ports import Ports
-from asyncgen.records import Batch, Item, RecordedWant, Spec, StoredPicture, Want
+from asyncgen.protocol import Timing
+from asyncgen.records import Batch, Item, RecordedWant, Spec, StoredPicture, Terms, Want
 from asyncgen.request import MAX_SEED, ImageRequest
 
 T = TypeVar("T")
-VERSION: Final = 1
+#: What belongs to a move: more SQL of the same transaction, given the time of the move.
+_Also = Callable[[sqlite3.Connection, float], object]
+VERSION: Final = 2
 _PAGE: Final = 64
+_ITEM_FIELDS: Final = frozenset({"attempts", "endpoint", "job_id", "accepted_at", "execution_timeout_ms"})
 _ENDED: Final = "the ledger is closed: the event loop ended under the run; start it again to continue"
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -34,10 +38,9 @@ _PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA temp_store = FILE",  # `seen` grows with the input, our memory must not
 )
-_ITEM_COLUMNS: Final = (
-    "id, request_id, state, state_at, seed, attempts, endpoint, job_id, accepted_at, "
-    "failure_class, failure_code, failure_message, fingerprint"
-)
+#: The row of an item's last submission: what it was bought with, or may have been.
+LAST_JOB: Final = "job.id = (SELECT max(id) FROM job WHERE item_id = item.id)"
+_THIS_JOB: Final = "id = (SELECT max(id) FROM job WHERE item_id = ?)"
 
 
 class PathTakenError(Exception):
@@ -52,16 +55,6 @@ class _Entry(Generic[T]):
     durable: anyio.Event = field(default_factory=anyio.Event)
     result: T | None = None
     error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class JobEnd:
-    """What a finished job cost in time, in the platform's milliseconds (None: not said), and how it ended."""
-
-    outcome: str
-    delay_ms: int | None = None
-    execution_ms: int | None = None
-    worker_id: str | None = None
 
 
 class Ledger:
@@ -135,16 +128,15 @@ class Ledger:
         drawn = [(self._ports.new_hex8(), self._ports.rng.getrandbits(64)) for _ in wants]
         return await self.transact(lambda connection: _claim(connection, self._ports, batch, run_id, wants, drawn, at))
 
-    async def items_out(self, batch: Batch) -> list[tuple[Item, Want]]:
+    async def items_out(self, batch: Batch, run_id: int) -> list[tuple[Item, Want]]:
         """The items of a batch whose job is out or whose result is being stored, as they were wanted when bought."""
 
         def operation(connection: sqlite3.Connection) -> list[tuple[Item, Want]]:
             rows = connection.execute(
-                f"SELECT {_ITEM_COLUMNS}, said, replica, spec, content_key FROM item "  # noqa: S608 - the names are ours
-                "WHERE batch_id = ? AND state IN (?, ?) ORDER BY accepted_at",
+                "SELECT * FROM item WHERE batch_id = ? AND state IN (?, ?) ORDER BY accepted_at",
                 (batch.id, State.ACCEPTED, State.STORING),
             ).fetchall()
-            return [(_with_pictures(connection, _item_of(row)), _want_of(row)) for row in rows]
+            return [(_item_of(connection, row, run_id), _want_of(row)) for row in rows]
 
         return await self.transact(operation)
 
@@ -159,44 +151,81 @@ class Ledger:
         parameters = (batch.id, after, until, _PAGE)
         rows = await self.transact(lambda connection: connection.execute(query, parameters).fetchall())
         return [
-            RecordedWant(item_id, ImageRequest.model_validate_json(said), replica, Spec.from_json(spec))
-            for item_id, said, replica, spec in rows
+            RecordedWant(
+                row["id"], ImageRequest.model_validate_json(row["said"]), row["replica"], Spec.from_json(row["spec"])
+            )
+            for row in rows
         ]
 
     # -- what is bought ------------------------------------------------------------------------------------------
 
-    async def record_intent(self, item: Item, endpoint: str) -> None:
+    async def record_intent(self, item: Item, terms: Terms) -> None:
         """The intent to buy is durable: only after this may `POST /run` be sent."""
-        await self._move(item, State.SUBMITTING, attempts=item.attempts + 1, endpoint=endpoint, job_id=None)
+        await self._intend(item, terms, job_id=None)
+
+    async def record_retry_intent(self, item: Item, terms: Terms, failure: Failure, timing: Timing) -> None:
+        """The platform failed the job, and the intent to have it run again under its id is durable."""
+        await self._intend(
+            item, terms, str(failure), job_id=item.job_id, ended=partial(_end_job, item, failure, timing)
+        )
+
+    async def _intend(
+        self, item: Item, terms: Terms, detail: str | None = None, *, job_id: str | None, ended: _Also | None = None
+    ) -> None:
+        attempt = item.attempts + 1
+
+        def also(connection: sqlite3.Connection, at: float) -> None:
+            if ended is not None:
+                ended(connection, at)
+            connection.execute(
+                "INSERT INTO job (item_id, run_id, attempt, endpoint, job_id, submitted_at, execution_timeout_ms, "
+                "usd_per_second) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (item.id, item.run_id, attempt, terms.endpoint, job_id, at, terms.execution_timeout_ms,
+                 terms.usd_per_second),
+            )  # fmt: skip
+
+        await self._move(
+            item,
+            State.SUBMITTING,
+            detail,
+            also=also,
+            attempts=attempt,
+            job_id=job_id,
+            endpoint=terms.endpoint,
+            execution_timeout_ms=terms.execution_timeout_ms,
+        )
 
     async def record_refused(self, item: Item, reason: str) -> None:
         """The submission was certainly not accepted: it is as if it had never been sent."""
-        await self._move(item, State.WANTED, reason, attempts=item.attempts - 1)
+        await self._move(item, State.WANTED, reason, attempts=item.attempts - 1, job_id=None, also=_forget_job(item))
+
+    async def record_rejected(self, item: Item, failure: Failure) -> None:
+        """The platform refused this job for what it is; nothing was bought."""
+        await self._move(item, State.FAILED, str(failure), failure=failure, also=_forget_job(item))
+
+    async def record_unknown(self, item: Item, failure: Failure) -> None:
+        """The submission may have been accepted."""
+        await self._move(item, State.UNKNOWN, str(failure), failure=failure, also=_unknown_job(item))
 
     async def record_accepted(self, item: Item, job_id: str) -> None:
         """The platform took the job under this id."""
         at = self._ports.clock.wall()
-        attempt, endpoint = item.attempts, item.endpoint
+        statement = f"UPDATE job SET job_id = ?, accepted_at = ? WHERE {_THIS_JOB}"  # noqa: S608 - the names are ours
         await self._move(
             item,
             State.ACCEPTED,
             job_id=job_id,
             accepted_at=at,
-            also=lambda connection: connection.execute(
-                "INSERT INTO job (item_id, attempt, endpoint, job_id, accepted_at) VALUES (?, ?, ?, ?, ?)",
-                (item.id, attempt, endpoint, job_id, at),
-            ),
+            also=lambda connection, _: connection.execute(statement, (job_id, at, item.id)),
         )
 
-    async def record_unsettled(self, item: Item, target: State, failure: Failure, end: JobEnd | None = None) -> None:
+    async def record_refused_here(self, item: Item, failure: Failure) -> None:
+        """It cannot be sent: its own fault, found before anything was bought."""
+        await self._move(item, State.FAILED, str(failure), failure=failure)
+
+    async def record_ended(self, item: Item, target: State, failure: Failure, timing: Timing) -> None:
         """The job ended without a picture: `target` says where that leads (WANTED buys it again)."""
-        await self._move(
-            item,
-            target,
-            str(failure),
-            failure=failure,
-            also=None if end is None else partial(_end_job, item=item, end=end, at=self._ports.clock.wall()),
-        )
+        await self._move(item, target, str(failure), failure=failure, also=partial(_end_job, item, failure, timing))
 
     async def record_resubmission(self, item: Item) -> None:
         """Its owner wants a held submission sent again, though it may have been accepted the first time."""
@@ -211,19 +240,31 @@ class Ledger:
             reason,
             attempts=0,
             **_columns_of(want, seed),
-            also=lambda connection: connection.execute(
+            also=lambda connection, at: connection.execute(
                 "UPDATE image SET state = 'superseded' WHERE item_id = ?", (item.id,)
             ),
         )
         item.seed, item.changed, item.pictures = seed, False, ()
 
+    async def committed_usd(self, batch: Batch, usd_per_second: float) -> float:
+        """What the ended jobs of a batch have cost; the most they can have cost where they never said a time.
+
+        `usd_per_second` prices jobs that were bought without a price. Jobs that are out are not in it.
+        """
+        query = (
+            "SELECT coalesce(sum(coalesce(usd_per_second, ?) * coalesce(execution_ms, execution_timeout_ms)), 0) / 1000 "
+            "AS usd FROM job JOIN item ON item.id = job.item_id WHERE batch_id = ? AND outcome IS NOT NULL"
+        )
+        parameters = (usd_per_second, batch.id)
+        return await self.transact(lambda connection: float(connection.execute(query, parameters).fetchone()["usd"]))
+
     # -- what is made --------------------------------------------------------------------------------------------
 
-    async def record_storing(self, item: Item, pictures: Sequence[StoredPicture], end: JobEnd) -> None:
+    async def record_storing(self, item: Item, pictures: Sequence[StoredPicture], timing: Timing) -> None:
         """The result is here: its paths and hashes are durable before any file gets its final name."""
 
-        def also(connection: sqlite3.Connection) -> None:
-            _end_job(connection, item, end, self._ports.clock.wall())
+        def also(connection: sqlite3.Connection, at: float) -> None:
+            _end_job(item, None, timing, connection, at)
             connection.executemany(
                 "INSERT INTO image (item_id, number, path, sha256, size_bytes, format, width, height, state) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'storing')",
@@ -238,7 +279,7 @@ class Ledger:
         await self._move(
             item,
             State.STORED,
-            also=lambda connection: connection.execute(
+            also=lambda connection, at: connection.execute(
                 "UPDATE image SET state = 'stored' WHERE item_id = ? AND state = 'storing'", (item.id,)
             ),
         )
@@ -249,9 +290,7 @@ class Ledger:
             item,
             State.ACCEPTED,
             "the files were not in place",
-            also=lambda connection: connection.execute(
-                "DELETE FROM image WHERE item_id = ? AND state = 'storing'", (item.id,)
-            ),
+            also=lambda connection, at: _reopen_job(connection, item.id),
         )
         item.pictures = ()
 
@@ -269,33 +308,34 @@ class Ledger:
         target: State,
         detail: str | None = None,
         *,
-        also: Callable[[sqlite3.Connection], object] | None = None,
+        also: _Also | None = None,
         failure: Failure | None = None,
         **columns: Any,
     ) -> None:
-        """One step of the lifecycle with what belongs to it, in one transaction; then the item says so too."""
+        """One step of the lifecycle with what belongs to it, in one transaction; then the item says so too.
+
+        The schema writes the event, and refuses a step that is not allowed; asked here first, so that it is a bug of
+        ours with a name, not an error of the database's.
+        """
         source, at = item.state, self._ports.clock.wall()
         if (source, target) not in ALLOWED:
             raise RuntimeError(f"{item.request_id}: no move from {source} to {target} (asyncgen.lifecycle)")
-        columns |= _failure_columns(failure)
+        changes = {"state": target, "state_at": at, "detail": detail, **_failure_columns(failure), **columns}
 
         def operation(connection: sqlite3.Connection) -> None:
-            assignments = ", ".join(f"{name} = ?" for name in columns)
+            assignments = ", ".join(f"{name} = ?" for name in changes)
             changed = connection.execute(
-                f"UPDATE item SET state = ?, state_at = ?, {assignments} WHERE id = ? AND state = ?",  # noqa: S608 - names are ours
-                (target, at, *columns.values(), item.id, source),
+                f"UPDATE item SET {assignments} WHERE id = ? AND state = ?",  # noqa: S608 - the names are ours
+                (*changes.values(), item.id, source),
             ).rowcount
             if changed != 1:
                 raise RuntimeError(f"{item.request_id}: the ledger no longer has it as {source}")
-            connection.execute(
-                "INSERT INTO event (item_id, at, state, detail) VALUES (?, ?, ?, ?)", (item.id, at, target, detail)
-            )
             if also is not None:
-                also(connection)
+                also(connection, at)
 
         await self.transact(operation)
         item.state, item.state_at, item.failure = target, at, failure
-        for name in columns.keys() & {"attempts", "endpoint", "job_id", "accepted_at"}:
+        for name in columns.keys() & _ITEM_FIELDS:
             setattr(item, name, columns[name])
 
     async def transact(self, operation: Callable[[sqlite3.Connection], T]) -> T:
@@ -341,6 +381,7 @@ class Ledger:
         connection = None
         try:
             connection = self._ports.connect()
+            connection.row_factory = sqlite3.Row
             found = _prepare(connection, output_root, at)
         except BaseException as error:
             if connection is not None:
@@ -427,17 +468,15 @@ def _settle_in_the_air(connection: sqlite3.Connection, at: float) -> int:
         FailureCode.UNREACHABLE,
         "the process ended while the submission was in the air; whether it was accepted was never learned",
     )
-    rows = connection.execute("SELECT id FROM item WHERE state = ?", (State.SUBMITTING,)).fetchall()
     connection.execute("BEGIN IMMEDIATE")
+    rows = connection.execute("SELECT id FROM item WHERE state = ?", (State.SUBMITTING,)).fetchall()
+    columns = {"state": State.UNKNOWN, "state_at": at, "detail": failure.message, **_failure_columns(failure)}
+    assignments = ", ".join(f"{name} = ?" for name in columns)
     connection.executemany(
-        "UPDATE item SET state = ?, state_at = ?, failure_class = ?, failure_code = ?, failure_message = ? "
-        "WHERE id = ?",
-        [(State.UNKNOWN, at, failure.kind, failure.code, failure.message, item_id) for (item_id,) in rows],
+        f"UPDATE item SET {assignments} WHERE id = ?",  # noqa: S608 - the names are ours
+        [(*columns.values(), row["id"]) for row in rows],
     )
-    connection.executemany(
-        "INSERT INTO event (item_id, at, state, detail) VALUES (?, ?, ?, ?)",
-        [(item_id, at, State.UNKNOWN, failure.message) for (item_id,) in rows],
-    )
+    connection.executemany(_UNKNOWN_JOB, [(row["id"],) for row in rows])
     connection.execute("UPDATE run SET ended_at = ?, outcome = 'died' WHERE ended_at IS NULL", (at,))
     connection.commit()
     return len(rows)
@@ -482,10 +521,11 @@ def _claim(
         seen_before = 0 if want.item_id is not None else _count_seen(connection, run_id, want.content_key)
         one_image = want.fixed_seed is not None or want.request.id is not None
         occurrence = 0 if one_image else seen_before
-        item = _find(connection, batch, want, occurrence)
+        item = _find(connection, batch, run_id, want, occurrence)
         if item is None:
             assert want.item_id is None  # what comes from the ledger is never recorded again
             item = _insert(connection, ports, batch, want, occurrence, hex8, seed, at)
+            item.run_id = run_id
         item.repeats = one_image and seen_before > 0
         items.append(item)
     return items
@@ -500,17 +540,14 @@ def _count_seen(connection: sqlite3.Connection, run_id: int, content_key: bytes)
     return int(row[0]) - 1
 
 
-def _find(connection: sqlite3.Connection, batch: Batch, want: Want, occurrence: int) -> Item | None:
+def _find(connection: sqlite3.Connection, batch: Batch, run_id: int, want: Want, occurrence: int) -> Item | None:
     by_key = ("batch_id = ? AND content_key = ? AND occurrence = ?", (batch.id, want.content_key, occurrence))
     condition, parameters = by_key if want.item_id is None else ("id = ?", (want.item_id,))
-    row = connection.execute(
-        f"SELECT {_ITEM_COLUMNS} FROM item WHERE {condition}",  # noqa: S608 - the names are ours
-        parameters,
-    ).fetchone()
+    row = connection.execute(f"SELECT * FROM item WHERE {condition}", parameters).fetchone()  # noqa: S608 - ours
     if row is None:
         return None
-    item = _with_pictures(connection, _item_of(row))
-    item.changed = row[-1] != want.fingerprint or (want.fixed_seed is not None and want.fixed_seed != item.seed)
+    item = _item_of(connection, row, run_id)
+    item.changed = row["fingerprint"] != want.fingerprint or want.fixed_seed not in (None, item.seed)
     if item.changed and item.state is State.WANTED:
         _refresh(connection, item, want)
     return item
@@ -536,21 +573,28 @@ def _columns_of(want: Want, seed: int) -> dict[str, Any]:
     }
 
 
-def _item_of(row: Sequence[Any]) -> Item:
-    failure = None if row[10] is None else Failure(FailureClass(row[9]), FailureCode(row[10]), row[11])
-    return Item(row[0], row[1], State(row[2]), row[3], int(row[4]), row[5], row[6], row[7], row[8], failure)
+def _item_of(connection: sqlite3.Connection, row: sqlite3.Row, run_id: int) -> Item:
+    code, state = row["failure_code"], State(row["state"])
+    return Item(
+        id=row["id"],
+        request_id=row["request_id"],
+        state=state,
+        state_at=row["state_at"],
+        seed=int(row["seed"]),
+        attempts=row["attempts"],
+        endpoint=row["endpoint"],
+        job_id=row["job_id"],
+        accepted_at=row["accepted_at"],
+        failure=code and Failure(FailureClass(row["failure_class"]), FailureCode(code), row["failure_message"]),
+        execution_timeout_ms=row["execution_timeout_ms"],
+        run_id=run_id,
+        pictures=_pictures(connection, row["id"]) if state in (State.STORED, State.STORING) else (),
+    )
 
 
-def _want_of(row: Sequence[Any]) -> Want:
-    said, replica, spec, content_key = row[-4:]
-    request = ImageRequest.model_validate_json(said)
-    return Want(request, replica, Spec.from_json(spec), content_key, None)
-
-
-def _with_pictures(connection: sqlite3.Connection, item: Item) -> Item:
-    if item.state in (State.STORED, State.STORING):
-        item.pictures = _pictures(connection, item.id)
-    return item
+def _want_of(row: sqlite3.Row) -> Want:
+    request = ImageRequest.model_validate_json(row["said"])
+    return Want(request, row["replica"], Spec.from_json(row["spec"]), row["content_key"], None)
 
 
 def _pictures(connection: sqlite3.Connection, item_id: int) -> tuple[StoredPicture, ...]:
@@ -576,32 +620,46 @@ def _insert(
     assert 0 <= seed <= MAX_SEED
     while connection.execute("SELECT 1 FROM item WHERE request_id = ?", (f"img_{hex8}",)).fetchone():
         hex8 = ports.new_hex8()  # 32 bits: at a million images some do meet
+    row = {
+        "request_id": f"img_{hex8}",
+        "batch_id": batch.id,
+        "content_key": want.content_key,
+        "occurrence": occurrence,
+        "replica": want.replica,
+        "state": State.WANTED,
+        "state_at": at,
+        **_columns_of(want, seed),
+    }
+    names, places = ", ".join(row), ", ".join("?" * len(row))
     cursor = connection.execute(
-        "INSERT INTO item (request_id, batch_id, content_key, occurrence, replica, said, spec, fingerprint, style_id, "
-        "seed, state, state_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            f"img_{hex8}",
-            batch.id,
-            want.content_key,
-            occurrence,
-            want.replica,
-            want.request.said_json(),
-            want.spec.to_json(),
-            want.fingerprint,
-            want.spec.style_id,
-            str(seed),
-            State.WANTED,
-            at,
-        ),
+        f"INSERT INTO item ({names}) VALUES ({places})",  # noqa: S608 - the names are ours
+        tuple(row.values()),
     )
-    item_id = _row_id(cursor)
-    connection.execute("INSERT INTO event (item_id, at, state) VALUES (?, ?, ?)", (item_id, at, State.WANTED))
-    return Item(item_id, f"img_{hex8}", State.WANTED, at, seed, 0, None, None, None, None, is_new=True)
+    return Item(_row_id(cursor), f"img_{hex8}", State.WANTED, at, seed, 0, None, None, None, None, is_new=True)
 
 
-def _end_job(connection: sqlite3.Connection, item: Item, end: JobEnd, at: float) -> None:
+_UNKNOWN_JOB: Final = f"UPDATE job SET outcome = 'unknown' WHERE {_THIS_JOB}"  # noqa: S608 - the names are ours
+
+
+def _unknown_job(item: Item) -> _Also:
+    return lambda connection, at: connection.execute(_UNKNOWN_JOB, (item.id,))
+
+
+def _forget_job(item: Item) -> _Also:
+    return lambda connection, at: connection.execute(f"DELETE FROM job WHERE {_THIS_JOB}", (item.id,))  # noqa: S608 - ours
+
+
+def _reopen_job(connection: sqlite3.Connection, item_id: int) -> None:
+    """Its result is wanted again, and has no files."""
+    connection.execute("DELETE FROM image WHERE item_id = ? AND state = 'storing'", (item_id,))
+    connection.execute(f"UPDATE job SET ended_at = NULL, outcome = NULL WHERE {_THIS_JOB}", (item_id,))  # noqa: S608 - ours
+
+
+def _end_job(item: Item, failure: Failure | None, timing: Timing, connection: sqlite3.Connection, at: float) -> None:
+    """How the item's job ended: the code of its failure, or `completed`."""
+    outcome = "completed" if failure is None else failure.code
     connection.execute(
-        "UPDATE job SET ended_at = ?, outcome = ?, delay_ms = ?, execution_ms = ?, worker_id = ? "
-        "WHERE item_id = ? AND endpoint = ? AND job_id = ?",
-        (at, end.outcome, end.delay_ms, end.execution_ms, end.worker_id, item.id, item.endpoint, item.job_id),
+        "UPDATE job SET ended_at = ?, outcome = ?, delay_ms = ?, execution_ms = ?, worker_id = ? "  # noqa: S608 - ours
+        f"WHERE {_THIS_JOB}",
+        (at, outcome, timing.delay_ms, timing.execution_ms, timing.worker_id, item.id),
     )

@@ -1,6 +1,7 @@
 """Every state an image job can be in, and every move it is allowed to make. Nothing else decides this.
 
-The ledger refuses a move that is not in `MOVES`; `docs/crash-safety.md` draws its diagram from this table.
+The ledger refuses a move that is not in `MOVES`, in `asyncgen.ledger` and again in a CHECK of its schema, whose list
+`schema_condition` gives; `docs/crash-safety.md` draws its diagram from this table.
 What a failure means is not decided here (see `asyncgen.errors`), only where it may lead.
 """
 
@@ -21,7 +22,7 @@ class State(StrEnum):
     FAILED = "failed"  # its own fault
     GIVEN_UP = "given_up"  # the platform failed it as often as we are willing to pay for
     CANCELLED = "cancelled"  # taken back at the platform
-    LOST = "lost"  # paid for, but its result had expired before it could be fetched
+    LOST = "lost"  # paid for, and nowhere: its result had expired before it was fetched, or its file is gone
     UNKNOWN = "unknown"  # it was sent, and whether it was accepted was never learned
 
 
@@ -44,6 +45,7 @@ MOVES: tuple[Move, ...] = (
     Move(_S.SUBMITTING, _S.UNKNOWN, "sent, and no reply: timeout, reset, 5xx, or the process died"),
     Move(_S.UNKNOWN, _S.WANTED, "its owner chose to submit it again"),
     Move(_S.ACCEPTED, _S.STORING, "COMPLETED with whole pictures; their paths and hashes are durable"),
+    Move(_S.ACCEPTED, _S.SUBMITTING, "the platform failed it; the intent to send POST /retry is durable"),
     Move(_S.ACCEPTED, _S.FAILED, "the job failed by its own fault"),
     Move(_S.ACCEPTED, _S.WANTED, "the platform failed or lost it; it may be bought again"),
     Move(_S.ACCEPTED, _S.GIVEN_UP, "the platform failed it once too often"),
@@ -52,6 +54,7 @@ MOVES: tuple[Move, ...] = (
     Move(_S.STORING, _S.STORED, "every file is in place and flushed"),
     Move(_S.STORING, _S.ACCEPTED, "the process died before the files were in place: fetch the result again"),
     Move(_S.STORED, _S.WANTED, "its owner wants it made again with today's values"),
+    Move(_S.STORED, _S.LOST, "`asyncgen verify --repair` found its picture missing or damaged"),
     Move(_S.FAILED, _S.WANTED, "its owner wants it tried again"),
     Move(_S.GIVEN_UP, _S.WANTED, "its owner wants it tried again"),
     Move(_S.LOST, _S.WANTED, "its owner wants it tried again"),
@@ -66,3 +69,9 @@ OUT: frozenset[State] = frozenset({State.SUBMITTING, State.ACCEPTED, State.STORI
 SETTLED: frozenset[State] = frozenset({State.STORED, State.FAILED, State.GIVEN_UP, State.LOST, State.UNKNOWN})
 #: Settled without a picture: what `--retry-failed` tries again.
 FAILURES: frozenset[State] = frozenset({State.FAILED, State.GIVEN_UP, State.LOST})
+
+
+def schema_condition() -> str:
+    """The CHECK on `event` in the ledger's schema: an item begins as wanted, and makes allowed moves only."""
+    pairs = ",\n            ".join(f"'{move.source}>{move.target}'" for move in MOVES)
+    return f"CASE WHEN source IS NULL THEN state = '{State.WANTED}' ELSE source || '>' || state IN (\n            {pairs}) END"

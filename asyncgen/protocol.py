@@ -102,12 +102,14 @@ class Completed:
 class Failed:
     """Finished without a usable picture. `refetch_first`: the reply itself may be damaged, and fetching is free.
 
+    `may_be_retried`: the platform's word for it was FAILED or TIMED_OUT, for which `/retry` runs the job again.
     `aside` are pictures that came with the failure: they are no result and are not counted, but they were paid for.
     """
 
     failure: Failure
     timing: Timing = Timing()
     refetch_first: bool = False
+    may_be_retried: bool = False
     aside: tuple[InlineImage | LinkedImage, ...] = ()
 
 

@@ -96,12 +96,23 @@ class StoredPicture:
     height: int
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one job is sent with: where to, how long it may run and exist, and the price (None: not known)."""
+
+    endpoint: str
+    execution_timeout_ms: int
+    ttl_ms: int
+    usd_per_second: float | None = None
+
+
 @dataclass(slots=True)
 class Item:
     """One wanted job as the ledger has it. Only the ledger changes it, and only after the change is durable.
 
-    `attempts` counts what was or may have been bought. `changed`: it was made with other values than today's.
-    `repeats`: the same fixed-seed request came earlier in this input, and this is the same image.
+    `attempts` counts what was or may have been bought. `execution_timeout_ms` was sent with its last job. `run_id` is
+    the run that works on it. `changed`: it was made with other values than today's. `repeats`: the same fixed-seed
+    request came earlier in this input, and this is the same image.
     """
 
     id: int
@@ -114,6 +125,8 @@ class Item:
     job_id: str | None
     accepted_at: float | None
     failure: Failure | None
+    execution_timeout_ms: int | None = None
+    run_id: int | None = None
     pictures: tuple[StoredPicture, ...] = ()
     is_new: bool = False
     changed: bool = False

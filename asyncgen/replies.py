@@ -273,7 +273,8 @@ def _job_outcome(record: Mapping[str, Any]) -> JobOutcome | None:
         case "COMPLETED":
             return _completed(record, timing)
         case "FAILED" | "TIMED_OUT":
-            return Failed(_failure(record, status), timing, aside=find_images(record.get("output")).images)
+            aside = find_images(record.get("output")).images
+            return Failed(_failure(record, status), timing, may_be_retried=True, aside=aside)
         case "CANCELLED":
             return Cancelled(timing)
         case _:  # IN_QUEUE, IN_PROGRESS, RUNNING; a word we do not know ends nothing

@@ -117,8 +117,9 @@ def result_of(
     repeats: bool = False,
     timing: Timing | None = None,
     delivered: tuple[Picture, ...] = (),
+    not_sent: Failure | None = None,
 ) -> ImageResult:
-    """The result of an item as the ledger has it now."""
+    """The result of an item as the ledger has it now; `not_sent` says why one is pending that nothing is wrong with."""
     spec = want.spec
     timing = timing or Timing()
     gone = item.was_delivered and not delivered
@@ -139,7 +140,7 @@ def result_of(
         pictures=item.pictures if item.state is State.STORED else (),
         root=root,
         timestamp=item.state_at,
-        failure=_DELIVERED if gone else item.failure,
+        failure=_DELIVERED if gone else not_sent or item.failure,
         kept=kept,
         changed=item.changed,
         repeats=repeats,

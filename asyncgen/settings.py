@@ -118,10 +118,15 @@ class Settings(BaseSettings):
         "Seconds without any answer from the endpoint after which the run stops, with everything unfinished pending.",
     )
     job_ttl_seconds: Annotated[float, Field(ge=10, le=604_800)] = _env(
-        "ASYNCGEN_JOB_TTL", 86_400.0, "Seconds a job may exist at the platform, queueing included (10 s to 7 days)."
+        "ASYNCGEN_JOB_TTL",
+        86_400.0,
+        "Seconds a job may exist at the platform, queueing included (10 s to 7 days); more is sent where the queue ahead "
+        "of it may need more.",
     )
     execution_timeout_seconds: Annotated[float, Field(ge=5, le=604_800)] = _env(
-        "ASYNCGEN_EXECUTION_TIMEOUT", 600.0, "Seconds a worker may spend on one job (5 s to 7 days)."
+        "ASYNCGEN_EXECUTION_TIMEOUT",
+        600.0,
+        "Seconds a worker may spend on one job (5 s to 7 days); with a budget less is sent once times are known.",
     )
 
     result_limit_bytes: Annotated[int, Field(ge=1024)] = _env(
@@ -131,9 +136,36 @@ class Settings(BaseSettings):
         "it are refused. Raise it where workers answer with URLs.",
     )
 
+    # what it may cost
+    budget_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = _env(
+        "ASYNCGEN_BUDGET_USD",
+        None,
+        "US dollars that the execution of a batch's jobs may cost in all, over all its runs. Needs a price. Cold starts "
+        "and idle workers are not in it.",
+    )
+    usd_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = _env(
+        "ASYNCGEN_USD_PER_SECOND", None, "Price of one worker, US dollars a second."
+    )
+    gpu: str | None = _env("ASYNCGEN_GPU", None, "The endpoint's GPU: its price is looked up in the shipped table.")
+    management_url: str = _env(
+        "ASYNCGEN_MANAGEMENT_URL",
+        "https://api.runpod.io/v2",
+        "Base URL of the management API, which is asked for the price where none is given and the key allows it.",
+    )
+
     # what to do when it goes wrong
     max_attempts: Count = _env(
         "ASYNCGEN_MAX_ATTEMPTS", 3, "How often one image may be bought when the platform fails or loses it."
+    )
+    lane_faults: Count = _env(
+        "ASYNCGEN_LANE_FAULTS",
+        10,
+        "So many jobs in a row with the same fault stop their style, LoRA set, workflow or endpoint for the run.",
+    )
+    lane_fault_share: Annotated[float, Field(gt=0, le=1)] = _env(
+        "ASYNCGEN_LANE_FAULT_SHARE",
+        0.5,
+        "So large a share of a lane's last 50 jobs with the same fault stops it as well.",
     )
     unknown: Literal["hold", "resubmit"] = _env(
         "ASYNCGEN_UNKNOWN",

@@ -1,0 +1,175 @@
+"""What a run may still buy and on which terms: budget, lanes, time limits, and what can be fetched before it expires.
+
+One for each run. Every job asks here before it is bought and tells here how it ended, so that all of a run learns from
+each. The rules themselves are pure (`money`, `lanes`, `forecast`); this adds the waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+
+from asyncgen.errors import BudgetReachedError, Failure, FailureCode, RunPausedError
+from asyncgen.forecast import Forecast, most_out
+from asyncgen.lanes import LaneKind, Lanes, StoppedLane
+from asyncgen.lifecycle import State
+from asyncgen.money import Budget, Price, Spending, Use, dollars
+from asyncgen.protocol import Timing
+from asyncgen.records import Item, Spec, Terms
+from asyncgen.stopping import Stop
+
+log = logging.getLogger(__name__)
+
+
+class Allowance:
+    """`results_per_second` is how fast results are being fetched now, None while that is not known.
+
+    Build it inside the running event loop.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        price: Price | None,
+        budget: Budget,
+        lanes: Lanes,
+        forecast: Forecast,
+        results_per_second: Callable[[], float | None],
+    ) -> None:
+        self.endpoint, self.price, self._budget = endpoint, price, budget
+        self._lanes, self._forecast, self._results_per_second = lanes, forecast, results_per_second
+        self._job_ended = anyio.Event()
+        self._out = 0
+        self.spending = Spending()
+
+    def note_out(self, jobs: int) -> None:
+        """So many jobs are being worked on now."""
+        self._out = jobs
+        self._tell_waiting()
+
+    # -- before a job is bought ----------------------------------------------------------------------------------
+
+    def stop_of(self, spec: Spec) -> StoppedLane | None:
+        """The stopped lane that the job belongs to, if there is one."""
+        return self._lanes.stop_of(spec, self.endpoint)
+
+    @property
+    def stopped_lanes(self) -> tuple[StoppedLane, ...]:
+        """In the order they stopped."""
+        return tuple(self._lanes.stopped.values())
+
+    async def wait_fetchable(self, stop: Stop) -> None:
+        """Return once so few jobs are out that all could be fetched before they expire. Raises `StoppedError`."""
+        while (rate := self._results_per_second()) is not None and self._out >= most_out(rate):
+            with stop.interruptible():
+                await self._next_end()
+
+    async def reserve(self, spec: Spec, stop: Stop) -> Terms:
+        """What one job is sent with, its most possible cost set aside; waits for jobs that are out where it must.
+
+        Raises `BudgetReachedError` where no waiting helps, and `StoppedError`.
+        """
+        while True:
+            terms = self._terms(spec)
+            usd = self._usd(terms.execution_timeout_ms)
+            if self._budget.reserve(usd):
+                return terms
+            if self._budget.is_reached(usd):
+                raise BudgetReachedError(self._budget_text(usd))
+            with stop.interruptible():
+                await self._next_end()
+
+    def reserve_at_once(self, terms: Terms) -> bool:
+        """Set aside what a job on these terms can cost, if that fits now."""
+        return self._budget.reserve(self._usd(terms.execution_timeout_ms))
+
+    def take_over(self, item: Item) -> Terms:
+        """A job that an earlier run bought is out: it counts, whatever today's cap is."""
+        assert item.endpoint is not None
+        timeout_ms = item.execution_timeout_ms or self._longest_timeout_ms
+        terms = Terms(item.endpoint, timeout_ms, 0, self._usd_per_second)
+        self._budget.hold(self._usd(timeout_ms))
+        return terms
+
+    # -- afterwards ----------------------------------------------------------------------------------------------
+
+    def give_back(self, terms: Terms) -> None:
+        """Nothing was bought after all."""
+        self._budget.settle(self._usd(terms.execution_timeout_ms), 0.0)
+        self._tell_waiting()
+
+    def note_unknown(self, terms: Terms, failure: Failure) -> None:
+        """It may have been bought: what it can cost stays set aside for good. Raises `RunPausedError`."""
+        usd = self._usd(terms.execution_timeout_ms)
+        self._budget.settle(usd, usd)
+        self._tell_waiting()
+        self._report(self._lanes.note_unknown(terms.endpoint, failure))
+
+    def note_end(self, item: Item, spec: Spec, failure: Failure | None, timing: Timing, terms: Terms | None) -> None:
+        """A job has ended: with pictures (failure None) or without. `terms` None: nothing was set aside for it.
+
+        Raises `RunPausedError` where this stops the endpoint.
+        """
+        self.spending.add(_use(failure), timing)
+        if timing.execution_ms is not None:
+            self._forecast.learn(spec, timing.execution_ms)
+        if terms is not None:
+            most = self._usd(terms.execution_timeout_ms)
+            self._budget.settle(most, most if timing.execution_ms is None else self._usd(timing.execution_ms))
+        self._tell_waiting()
+        if item.endpoint is not None and item.state is not State.CANCELLED:
+            self._report(self._lanes.note(spec, item.endpoint, failure))
+
+    @property
+    def most_usd_of_unknown(self) -> float | None:
+        """What settling one submission of unknown outcome can cost at the most; None: unpriced."""
+        return None if self.price is None else self._usd(self._longest_timeout_ms)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _terms(self, spec: Spec) -> Terms:
+        timeout_ms = self._longest_timeout_ms
+        if self._budget.cap_usd is not None:  # without a cap a slow job is better than one cut off
+            timeout_ms = self._forecast.execution_timeout_ms(spec)
+        return Terms(self.endpoint, timeout_ms, self._forecast.ttl_ms(self._out, timeout_ms), self._usd_per_second)
+
+    @property
+    def _longest_timeout_ms(self) -> int:
+        return int(self._forecast.execution_timeout_seconds * 1000)
+
+    @property
+    def _usd_per_second(self) -> float | None:
+        return None if self.price is None else self.price.usd_per_second
+
+    def _usd(self, milliseconds: int) -> float:
+        return milliseconds / 1000 * (self._usd_per_second or 0.0)
+
+    def _budget_text(self, usd: float) -> str:
+        cap, committed = self._budget.cap_usd or 0.0, self._budget.committed_usd
+        return (
+            f"the budget of {dollars(cap)} is used up: {dollars(committed)} of execution are spent or may have been, "
+            f"and another job can cost up to {dollars(usd)}; what is left is pending, raise --budget to continue"
+        )
+
+    def _report(self, stopped: StoppedLane | None) -> None:
+        if stopped is None:
+            return
+        log.error("%s; nothing more of it is sent, the rest goes on", stopped)
+        if stopped.lane.kind is LaneKind.ENDPOINT:
+            raise RunPausedError(Failure(stopped.failure.kind, stopped.failure.code, str(stopped)))
+
+    async def _next_end(self) -> None:
+        if self._job_ended.is_set():
+            self._job_ended = anyio.Event()
+        await self._job_ended.wait()
+
+    def _tell_waiting(self) -> None:
+        self._job_ended.set()
+
+
+def _use(failure: Failure | None) -> Use:
+    if failure is None:
+        return Use.MADE
+    return Use.LOST if failure.code is FailureCode.LOST else Use.FAILED

@@ -1,0 +1,142 @@
+"""Systematic faults: the same one over and over in one style, LoRA set, workflow or endpoint stops that lane. Pure.
+
+Each ended job is noted in its four lanes. A style or a LoRA set stops by itself; a workflow or an endpoint, which hold
+many of those, only stops when the faults come from more than one of them. What is stopped stays so for the run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from asyncgen.errors import Failure, FailureCode
+from asyncgen.records import Spec
+
+WINDOW: Final = 50
+
+
+class LaneKind(StrEnum):
+    """What the jobs of a lane share; the words are for people."""
+
+    STYLE = "style"
+    LORA_SET = "LoRA set"
+    WORKFLOW = "workflow"
+    ENDPOINT = "endpoint"
+
+
+_WIDE: Final = frozenset({LaneKind.WORKFLOW, LaneKind.ENDPOINT})
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Jobs that share one thing, which may be what is wrong."""
+
+    kind: LaneKind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedLane:
+    """A lane in which nothing more is bought, the last of its faults, and how often it came."""
+
+    lane: Lane
+    failure: Failure
+    count: str
+
+    def __str__(self) -> str:
+        return f"{self.lane} is stopped, {self.count}: {self.failure}"
+
+
+@dataclass(slots=True)
+class _History:
+    """The last outcomes of a lane, oldest first, None for a good one; and the styles and LoRA sets they came from."""
+
+    outcomes: deque[tuple[FailureCode | None, Lane]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    def in_a_row(self, code: FailureCode) -> list[Lane]:
+        """Where the latest unbroken run of this fault came from."""
+        origins = []
+        for outcome, origin in reversed(self.outcomes):
+            if outcome is not code:
+                break
+            origins.append(origin)
+        return origins
+
+    def all_of(self, code: FailureCode) -> list[Lane]:
+        """Where this fault came from, in the whole window."""
+        return [origin for outcome, origin in self.outcomes if outcome is code]
+
+
+class Lanes:
+    """Watches the lanes of one run. `faults_in_a_row` of one kind stop a lane, or `fault_share` of its last 50."""
+
+    def __init__(self, faults_in_a_row: int, fault_share: float) -> None:
+        self._faults_in_a_row, self._fault_share = faults_in_a_row, fault_share
+        self._histories: dict[Lane, _History] = {}
+        self.stopped: dict[Lane, StoppedLane] = {}
+
+    def stop_of(self, spec: Spec, endpoint: str) -> StoppedLane | None:
+        """Why jobs like this one are not to be bought; None where they are."""
+        return next((self.stopped[lane] for lane in lanes_of(spec, endpoint) if lane in self.stopped), None)
+
+    def note(self, spec: Spec, endpoint: str, failure: Failure | None) -> StoppedLane | None:
+        """A job has ended, well (None) or not; the lane that this stops, if it does."""
+        lanes = lanes_of(spec, endpoint)
+        if any(lane in self.stopped for lane in lanes):
+            return None  # what was out when its lane stopped says nothing of the lanes around it
+        for lane in lanes:
+            if stopped := self._note_in(lane, lanes[0], failure):
+                self._stop(stopped)
+                return stopped
+        return None
+
+    def note_unknown(self, endpoint: str, failure: Failure) -> StoppedLane | None:
+        """A submission's outcome was never learned: only the endpoint can be at fault, whatever was submitted."""
+        lane = Lane(LaneKind.ENDPOINT, endpoint)
+        stopped = self._note_in(lane, lane, failure)
+        if stopped and lane not in self.stopped:
+            self._stop(stopped)
+            return stopped
+        return None
+
+    def _note_in(self, lane: Lane, origin: Lane, failure: Failure | None) -> StoppedLane | None:
+        history = self._histories.get(lane)
+        if failure is None:
+            if history is not None:  # a lane without faults needs no memory
+                history.outcomes.append((None, origin))
+            return None
+        history = history or self._histories.setdefault(lane, _History())
+        history.outcomes.append((failure.code, origin))
+        in_a_row = history.in_a_row(failure.code)
+        if len(in_a_row) >= self._faults_in_a_row and self._speaks_for(lane, in_a_row):
+            return StoppedLane(lane, failure, f"{len(in_a_row)} times the same in a row")
+        of_window = history.all_of(failure.code)
+        if len(history.outcomes) == WINDOW and len(of_window) >= self._fault_share * WINDOW:
+            if self._speaks_for(lane, of_window):
+                return StoppedLane(lane, failure, f"{len(of_window)} times the same in the last {WINDOW}")
+        return None
+
+    @staticmethod
+    def _speaks_for(lane: Lane, origins: list[Lane]) -> bool:
+        return lane.kind not in _WIDE or lane in origins or len(set(origins)) > 1
+
+    def _stop(self, stopped: StoppedLane) -> None:
+        """A stopped style or LoRA set takes its faults with it: the lanes around it begin anew."""
+        self.stopped[stopped.lane] = stopped
+        self._histories = {lane: it for lane, it in self._histories.items() if lane.kind not in _WIDE}
+
+
+def lanes_of(spec: Spec, endpoint: str) -> tuple[Lane, Lane, Lane, Lane]:
+    """The lanes of a job, its style first."""
+    loras = " + ".join(sorted(lora.name for lora in spec.loras))
+    return (
+        Lane(LaneKind.STYLE, spec.style_id or "(none)"),
+        Lane(LaneKind.LORA_SET, loras or "(none)"),
+        Lane(LaneKind.WORKFLOW, spec.workflow),
+        Lane(LaneKind.ENDPOINT, endpoint),
+    )
