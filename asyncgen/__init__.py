@@ -10,6 +10,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     job                       one image, from the wish for it to the file
     report, manifest, results readers of the ledger, and what callers get
     endpoint                  submit, wait, cancel, health; gates and backoff
+    prices                    what a second of a worker costs
     ledger, store, intake     durable state, files, prompts in
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
     plan, workflow, template  from a request to a graph
