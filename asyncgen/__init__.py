@@ -2,8 +2,10 @@
 
 The story is in `asyncgen.job`; from there the map, upper files using lower ones only (`.importlinter`)::
 
-    cli, commands             the command line: arguments, and what they do
-    display, check, exits     what is shown; what is looked at before; exit codes
+    cli                       the command line: arguments
+    commands, tables, serving what they do: make images; show what is there; the sandbox on its own
+    source, console           a batch's input; what is printed where
+    display, check, exits     what a run shows; what is looked at before; exit codes
     api                       generate_many, stream_many, ImageGenerator
     run                       the composition root: wires everything below together
     engine                    bounded fan-out: claims, starts, hands on, stops

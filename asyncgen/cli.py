@@ -1,4 +1,4 @@
-"""The command line: arguments in, exit codes out. What the commands do is in `asyncgen.commands`."""
+"""The command line: arguments in, exit codes out. What the commands do is in `commands`, `tables` and `serving`."""
 
 from __future__ import annotations
 
@@ -152,19 +152,15 @@ def batch(
 
     Finished images are never bought again, jobs that are still out are collected.
     """
-    from asyncgen import commands  # noqa: PLC0415 - `--help` need not load the engine
+    from asyncgen import commands, source  # noqa: PLC0415 - `--help` need not load the engine
 
     given = locals()
     options = commands.BatchOptions(
-        file=file,
+        source=source.SourceOptions(file, format, limit, skip_bad, _request_fields(given)),
         name=name,
-        format=format,
         again=again,
         retry_failed=retry_failed,
         rebuy_changed=rebuy_changed,
-        limit=limit,
-        skip_bad=skip_bad,
-        fields=_request_fields(given),
         model_urls=model_url or (),
     )
     raise typer.Exit(commands.run_batch(_setup(given), options))
@@ -249,19 +245,19 @@ def status(
     json: AsJson = False,
 ) -> None:
     """Show every batch: how many images are there, out, failed or held. Works beside a run."""
-    from asyncgen import commands  # noqa: PLC0415 - as above
+    from asyncgen import tables  # noqa: PLC0415 - as above
 
-    raise typer.Exit(commands.show_status({"output_root": out}, on_sandbox=sandbox, as_json=json))
+    raise typer.Exit(tables.show_status({"output_root": out}, on_sandbox=sandbox, as_json=json))
 
 
 @styles_app.callback()
 def styles_list(context: typer.Context, styles: Styles = None, json: AsJson = False) -> None:
     """List the styles of the registry."""
-    from asyncgen import commands  # noqa: PLC0415 - as above
+    from asyncgen import tables  # noqa: PLC0415 - as above
 
     context.obj = styles
     if context.invoked_subcommand is None:
-        raise typer.Exit(commands.show_styles({"styles": styles}, as_json=json))
+        raise typer.Exit(tables.show_styles({"styles": styles}, as_json=json))
 
 
 @styles_app.command("show")
@@ -274,10 +270,10 @@ def styles_show(
     json: AsJson = False,
 ) -> None:
     """Show one style and what was generated in it."""
-    from asyncgen import commands  # noqa: PLC0415 - as above
+    from asyncgen import tables  # noqa: PLC0415 - as above
 
     overrides = {"styles": styles or context.obj, "output_root": out}
-    raise typer.Exit(commands.show_style(overrides, style_id, on_sandbox=sandbox, as_json=json))
+    raise typer.Exit(tables.show_style(overrides, style_id, on_sandbox=sandbox, as_json=json))
 
 
 @app.command()
@@ -290,10 +286,10 @@ def check(
     json: AsJson = False,
 ) -> None:
     """Show the effective settings, and what is missing or wrong with how to mend it. Spends nothing."""
-    from asyncgen import commands  # noqa: PLC0415 - as above
+    from asyncgen import tables  # noqa: PLC0415 - as above
 
     overrides = {"endpoint": endpoint, "mode": mode, "output_root": out, "styles": styles, "workflow": workflow}
-    raise typer.Exit(commands.run_check(overrides, as_json=json))
+    raise typer.Exit(tables.run_check(overrides, as_json=json))
 
 
 @app.command()
@@ -326,7 +322,7 @@ def sandbox(
     ] = None,
 ) -> None:
     """Run the RunPod queue API on this machine, with simulated workers or real ones, until Ctrl-C."""
-    from asyncgen import commands  # noqa: PLC0415 - as above
+    from asyncgen import serving  # noqa: PLC0415 - as above
 
     values = {
         "host": host,
@@ -344,7 +340,7 @@ def sandbox(
         "rate_limit_scale": rate_limit_scale,
         "seed": seed,
     }
-    raise typer.Exit(commands.run_sandbox(values, option or ()))
+    raise typer.Exit(serving.run_sandbox(values, option or ()))
 
 
 def main() -> None:
