@@ -10,6 +10,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     run                       the composition root: wires everything below together
     engine                    bounded fan-out: claims, starts, hands on, stops
     job                       one image, from the wish for it to the file
+    story                     one image's story, for `asyncgen why`
     report, manifest, results readers of the ledger, and what callers get
     endpoint                  submit, wait, cancel, health; gates and backoff
     prices                    what a second of a worker costs

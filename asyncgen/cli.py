@@ -250,6 +250,24 @@ def status(
     raise typer.Exit(tables.show_status({"output_root": out}, on_sandbox=sandbox, as_json=json))
 
 
+@app.command()
+def why(
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help="A request id (img_…), your own id, a job id, or a picture's path.")
+    ],
+    out: Out = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Tell the whole story of an image: what was wanted, what happened, what was bought, what can be done.
+
+    Everything that the ID can mean is told. Works beside a run.
+    """
+    from asyncgen import tables  # noqa: PLC0415 - as above
+
+    raise typer.Exit(tables.show_why({"output_root": out}, name, on_sandbox=sandbox, as_json=json))
+
+
 @styles_app.callback()
 def styles_list(context: typer.Context, styles: Styles = None, json: AsJson = False) -> None:
     """List the styles of the registry."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Final, ParamSpec
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.exits import Exit, of_error
@@ -50,22 +51,22 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False))  # noqa: T201 - this is the output
 
 
-def new_console() -> Console:
-    """A console whose tables are not squeezed where nobody looks at them: in pipes and files."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+def say(text: str) -> None:
+    """One line, at once."""
+    print(text, flush=True)  # noqa: T201 - this is the output
 
 
-def new_table(*columns: str) -> Table:
-    """A table of columns without borders, whose values are folded rather than cut."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
+    """A table without borders. Values are folded rather than cut, and are never read as markup; None is a dash.
+
+    In pipes and files, where nobody looks at it, it is not squeezed into the width of a terminal.
+    """
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
-    return table
-
-
-def text_of(value: object) -> str:
-    """A value in a table; None is a dash."""
-    return "–" if value is None else str(value)
+    for row in rows:
+        table.add_row(*(Text("–" if value is None else value) for value in row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
 def utc(unix_seconds: float) -> str:

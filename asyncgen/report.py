@@ -39,7 +39,7 @@ class BatchStatus:
 
 def batch_statuses(ledger_path: Path) -> list[BatchStatus]:
     """Every batch, oldest first. Raises `LedgerError` when there is no readable ledger."""
-    with _reading(ledger_path) as connection:
+    with reading(ledger_path) as connection:
         batches = connection.execute("SELECT id, name, realm, created_at FROM batch ORDER BY id").fetchall()
         return [_batch_status(connection, *batch) for batch in batches]
 
@@ -48,7 +48,7 @@ def style_history(ledger_path: Path, style_id: str) -> Sequence[StyleUse]:
     """What was generated in a style, newest first, at most 1,000 rows; empty where there is no ledger yet."""
     if not ledger_path.exists():
         return []
-    with _reading(ledger_path) as connection:
+    with reading(ledger_path) as connection:
         rows = connection.execute(
             "SELECT item.request_id, item.spec, item.seed, item.state_at, image.path, job.delay_ms, job.execution_ms, "
             "batch.name FROM item JOIN batch ON batch.id = item.batch_id JOIN image ON image.item_id = item.id "
@@ -80,7 +80,8 @@ def _batch_status(
 
 
 @contextmanager
-def _reading(ledger_path: Path) -> Iterator[sqlite3.Connection]:
+def reading(ledger_path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads, at one moment of the ledger. Raises `LedgerError` where there is none to read."""
     if not ledger_path.exists():
         raise LedgerError(
             f"there is no ledger at {ledger_path}: name the output root with --out (or --sandbox), or run a batch first"

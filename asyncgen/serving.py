@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 from pydantic import ValidationError
 
-from asyncgen.console import with_exit_code
+from asyncgen.console import say, with_exit_code
 from asyncgen.errors import InputError
 from asyncgen.exits import Exit
 
@@ -28,13 +28,9 @@ def run_sandbox(values: Mapping[str, Any], options: Sequence[str]) -> Exit:
         first = error.errors(include_url=False)[0]
         raise InputError(first["msg"], field=str(first["loc"][0])) from None
     try:
-        anyio.run(run_forever, settings, _announce)
+        anyio.run(run_forever, settings, say)
     except OSError as error:
         raise InputError(
             f"cannot listen on {settings.host}:{settings.port} ({error.strerror})", field="port"
         ) from error
     return Exit.DONE
-
-
-def _announce(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - this is the output

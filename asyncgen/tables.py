@@ -1,4 +1,4 @@
-"""The commands that only look: batches, styles with their history, and the effective settings."""
+"""The commands that only look: batches, one image's story, styles with their history, and the effective settings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from typing import Any
 import anyio
 
 from asyncgen import check
-from asyncgen.console import new_console, new_table, print_json, text_of, utc, with_exit_code
+from asyncgen.console import print_json, print_table, say, utc, with_exit_code
 from asyncgen.display import duration
 from asyncgen.exits import Exit
 from asyncgen.lifecycle import FAILURES, OUT, State
 from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.registry import StylesRegistry
-from asyncgen.report import batch_statuses, style_history
+from asyncgen.report import BatchStatus, batch_statuses, style_history
 from asyncgen.run import LEDGER_NAME, output_root
 from asyncgen.settings import Settings, load_settings
+from asyncgen.story import Story, stories
+
+_STATUS_COLUMNS = (
+    "batch", "made by", "begun (UTC)", "wanted", "stored", "out", "failed", "held", "to do", "GPU time",
+)  # fmt: skip
+_JOB_COLUMNS = ("attempt", "endpoint", "job", "accepted (UTC)", "delay", "execution", "worker", "outcome")
 
 
 @with_exit_code
@@ -28,49 +34,110 @@ def show_status(overrides: Mapping[str, Any], *, on_sandbox: bool, as_json: bool
     if as_json:
         for status in statuses:
             print_json({**asdict(status), "wanted": status.wanted})
-        return Exit.DONE
-    table = new_table(
-        "batch", "made by", "begun (UTC)", "wanted", "stored", "out", "failed", "held", "to do", "GPU time"
-    )
-    for status in statuses:
-        counts = status.states
-        table.add_row(
-            status.name,
-            status.realm,
-            utc(status.created_at),
-            str(status.wanted),
-            str(counts.get(State.STORED, 0)),
-            str(sum(counts.get(state, 0) for state in OUT)),
-            str(sum(counts.get(state, 0) for state in FAILURES)),
-            str(counts.get(State.UNKNOWN, 0)),
-            str(sum(counts.get(state, 0) for state in (State.WANTED, State.CANCELLED))),
-            duration(status.gpu_ms / 1000),
-        )
-    new_console().print(table)
+    else:
+        print_table(_STATUS_COLUMNS, map(_status_row, statuses))
     return Exit.DONE
+
+
+def _status_row(status: BatchStatus) -> tuple[str, ...]:
+    counts = status.states
+    return (
+        status.name,
+        status.realm,
+        utc(status.created_at),
+        str(status.wanted),
+        str(counts.get(State.STORED, 0)),
+        str(sum(counts.get(state, 0) for state in OUT)),
+        str(sum(counts.get(state, 0) for state in FAILURES)),
+        str(counts.get(State.UNKNOWN, 0)),
+        str(sum(counts.get(state, 0) for state in (State.WANTED, State.CANCELLED))),
+        duration(status.gpu_ms / 1000),
+    )
+
+
+@with_exit_code
+def show_why(overrides: Mapping[str, Any], name: str, *, on_sandbox: bool, as_json: bool) -> Exit:
+    """`asyncgen why`."""
+    found = stories(_ledger_path(load_settings(**overrides), on_sandbox), name)
+    if as_json:
+        print_json({"id": name, "stories": [{**asdict(story), "next_step": story.next_step} for story in found]})
+        return Exit.DONE
+    for number, story in enumerate(found):
+        if number:
+            say("")
+        _print_story(story)
+    return Exit.DONE
+
+
+def _print_story(story: Story) -> None:
+    say(f"{story.request_id}, of the batch {story.batch!r}, made by {story.realm}")
+    print_table(("wanted", ""), _wish_rows(story))
+    say("\nwhat happened")
+    events = ((utc(event.at), _duration(event.elapsed_seconds), event.state, event.words) for event in story.events)
+    print_table(("time (UTC)", "after", "state", "why"), events)
+    if story.jobs:
+        say("\njobs bought")
+        print_table(_JOB_COLUMNS, _job_rows(story))
+    if story.pictures:
+        say("\npictures")
+        pictures = ((p.path or "(in memory)", f"{p.size_bytes:,}", p.sha256, p.state) for p in story.pictures)
+        print_table(("file", "bytes", "sha256", "state"), pictures)
+    say(f"\nnow {story.state}: {story.next_step}")
+
+
+def _wish_rows(story: Story) -> list[tuple[str, str | None]]:
+    spec = story.made_with
+    return [
+        ("your id", story.request.get("id")),
+        ("prompt", spec["prompt"]),
+        ("as it is sent", spec["prompt_sent"]),
+        ("seed", str(story.seed)),
+        ("style", spec["style_title"]),
+        ("size", f"{spec['width']}x{spec['height']}"),
+        ("made with", f"{spec['workflow']}, {spec['model']}, {spec['steps']} steps"),
+    ]
+
+
+def _job_rows(story: Story) -> list[tuple[str | None, ...]]:
+    return [
+        (
+            str(job.attempt),
+            job.endpoint,
+            job.job_id,
+            None if job.accepted_at is None else utc(job.accepted_at),
+            _duration_of_ms(job.delay_ms),
+            _duration_of_ms(job.execution_ms),
+            job.worker_id,
+            job.outcome,
+        )
+        for job in story.jobs
+    ]
 
 
 @with_exit_code
 def show_styles(overrides: Mapping[str, Any], *, as_json: bool) -> Exit:
     """`asyncgen styles`."""
-    registry = StylesRegistry.load(load_settings(**overrides).styles)
+    styles = StylesRegistry.load(load_settings(**overrides).styles).get_all_styles()
     if as_json:
-        for style in registry.get_all_styles():
+        for style in styles:
             print_json(asdict(style))
         return Exit.DONE
-    table = new_table("id", "title", "LoRA", "weight", "trigger words", "model", "steps", "guidance")
-    for style in registry.get_all_styles():
-        table.add_row(
-            style.id,
-            style.title,
-            style.lora_to_load or "–",
-            text_of(style.lora_weight),
-            style.trigger_words or "–",
-            style.model or "–",
-            text_of(style.steps),
-            text_of(style.guidance),
-        )
-    new_console().print(table)
+    print_table(
+        ("id", "title", "LoRA", "weight", "trigger words", "model", "steps", "guidance"),
+        (
+            (
+                style.id,
+                style.title,
+                style.lora_to_load or None,
+                _text(style.lora_weight),
+                style.trigger_words or None,
+                style.model or None,
+                _text(style.steps),
+                _text(style.guidance),
+            )
+            for style in styles
+        ),
+    )
     return Exit.DONE
 
 
@@ -84,16 +151,21 @@ def show_style(overrides: Mapping[str, Any], style_id: str, *, on_sandbox: bool,
     if as_json:
         print_json({"style": asdict(style), "history": [asdict(use) for use in uses]})
         return Exit.DONE
-    console, fields = new_console(), new_table("field", "value")
-    for name, value in asdict(style).items():
-        fields.add_row(name, text_of(value))
-    console.print(fields)
-    console.print(f"\nhistory: {len(uses)} images")
-    history = new_table("made (UTC)", "prompt", "seed", "GPU time", "file")
-    for use in uses:
-        gpu_time = "not said" if use.execution_ms is None else duration(use.execution_ms / 1000)
-        history.add_row(utc(use.stored_at), use.prompt, str(use.seed), gpu_time, use.path or "(in memory)")
-    console.print(history)
+    print_table(("field", "value"), ((name, _text(value)) for name, value in asdict(style).items()))
+    say(f"\nhistory: {len(uses)} images")
+    print_table(
+        ("made (UTC)", "prompt", "seed", "GPU time", "file"),
+        (
+            (
+                utc(use.stored_at),
+                use.prompt,
+                str(use.seed),
+                _duration_of_ms(use.execution_ms) or "not said",
+                use.path or "(in memory)",
+            )
+            for use in uses
+        ),
+    )
     return Exit.DONE
 
 
@@ -111,16 +183,24 @@ def run_check(overrides: Mapping[str, Any], *, as_json: bool) -> Exit:
 
 
 def _print_check(shown: Sequence[check.SettingShown], found: Sequence[check.Finding]) -> None:
-    console = new_console()
-    table = new_table("setting", "value", "from")
-    for setting in shown:
-        table.add_row(setting.variable, setting.value, setting.source)
-    console.print(table)
+    print_table(("setting", "value", "from"), ((s.variable, s.value, s.source) for s in shown))
     for finding in found:
-        console.print(f"{finding.level:8}{finding.text}", markup=False)
+        say(f"{finding.level:8}{finding.text}")
         if finding.cure:
-            console.print(f"{'':8}→ {finding.cure}", markup=False)
+            say(f"{'':8}→ {finding.cure}")
 
 
 def _ledger_path(settings: Settings, on_sandbox: bool) -> Path:
     return settings.ledger or output_root(settings, SANDBOX if on_sandbox else PLATFORM) / LEDGER_NAME
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _duration(seconds: float | None) -> str | None:
+    return None if seconds is None else duration(seconds)
+
+
+def _duration_of_ms(milliseconds: int | None) -> str | None:
+    return None if milliseconds is None else duration(milliseconds / 1000)

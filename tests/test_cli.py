@@ -337,6 +337,23 @@ def test_styles_are_listed_and_one_is_shown_with_its_history(inside: Cli) -> Non
     assert (unknown.code, "99" in unknown.err) == (2, True)
 
 
+def test_why_tells_the_story_of_an_image_by_every_name_it_has(inside: Cli, tmp_path: Path) -> None:
+    row = {"prompt": "a [/b] fox", "id": "mine", "style": "16"}
+    assert inside("batch", write(tmp_path / "p.jsonl", [row]), "--sandbox", *SIZE).code == 0
+    root = tmp_path / "asyncgen-sandbox"
+    (line,) = true_output(root)
+    names = [line["request_id"], "mine", line["job_id"], line["path"], str(root / line["path"])]
+    told = [inside("why", name, "--sandbox", "--json").json for name in names]
+    assert [story["request_id"] for (answer,) in told for story in answer["stories"]] == [line["request_id"]] * 5
+    shown = inside("why", "mine", "--sandbox")
+    assert shown.code == 0, shown
+    assert all(word in shown.out for word in ("a [/b] fox", line["job_id"], line["sha256"], "now stored: it is there"))
+    nobody = inside("why", "img_00000000", "--sandbox")
+    assert (nobody.code, "your own id, a job id, or a picture's path" in nobody.err) == (2, True)
+    history = inside("styles", "show", "16", "--sandbox")
+    assert (history.code, "a [/b] fox" in history.out) == (0, True), "a prompt is no markup"
+
+
 def test_check_shows_settings_with_their_source_and_what_is_wrong(inside: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLLING_INTERVAL", "0.5")
     ran = inside("check")
