@@ -21,8 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 all done; 1 some images failed; 2 bad input (of a file nothing was sent, a stream keeps what "
     "it has made); 3 stopped, work is pending; 4 the account refuses work, everything is pending; 5 submissions are "
-    "held whose outcome is unknown; 6 the ledger, the output folder or the network cannot be used; 70 a bug of "
-    "asyncgen's.",
+    "held whose outcome is unknown; 6 the ledger, the output folder or the network cannot be used; 7 the budget "
+    "is used up, the rest is pending; 70 a bug of asyncgen's.",
 )
 styles_app = typer.Typer(invoke_without_command=True, help="List the styles of the registry, or show one.")
 app.add_typer(styles_app, name="styles")
@@ -81,6 +81,12 @@ Unknown = Annotated[
         "--unknown", help="Submissions of unknown outcome: hold, or resubmit (may pay twice). [default: hold]"
     ),
 ]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", help="US dollars of execution that the batch may cost in all its runs; needs a price."),
+]
+UsdPerSecond = Annotated[float | None, typer.Option("--usd-per-second", help="Price of one worker.")]
+Gpu = Annotated[str | None, typer.Option("--gpu", help="GPU of the endpoint, to look its price up: 4090, L40S …")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Log more; twice for everything.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, and only errors are logged.")]
 LogFile = Annotated[Path | None, typer.Option("--log-file", help="Append the log to a file.")]
@@ -142,6 +148,9 @@ def batch(
     sandbox: Sandbox = False,
     on_stop: Stop = None,
     unknown: Unknown = None,
+    budget: Budget = None,
+    usd_per_second: UsdPerSecond = None,
+    gpu: Gpu = None,
     json: AsJson = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -194,6 +203,9 @@ def generate(
     sandbox: Sandbox = False,
     on_stop: Stop = None,
     unknown: Unknown = None,
+    budget: Budget = None,
+    usd_per_second: UsdPerSecond = None,
+    gpu: Gpu = None,
     json: AsJson = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -222,6 +234,9 @@ def retry(
     sandbox: Sandbox = False,
     on_stop: Stop = None,
     unknown: Unknown = None,
+    budget: Budget = None,
+    usd_per_second: UsdPerSecond = None,
+    gpu: Gpu = None,
     json: AsJson = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -388,6 +403,9 @@ def _setup(given: dict[str, Any]) -> Any:
         "concurrency": given.get("concurrency"),
         "on_stop": given.get("on_stop"),
         "unknown": given.get("unknown"),
+        "budget_usd": given.get("budget"),
+        "usd_per_second": given.get("usd_per_second"),
+        "gpu": given.get("gpu"),
     }
     return commands.Setup(
         overrides=overrides,

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from asyncgen.engine import Statistics
 from asyncgen.errors import AsyncgenError
+from asyncgen.money import Use, dollars
 from asyncgen.records import SANDBOX, Batch
 from asyncgen.results import ImageResult
 
@@ -172,7 +173,10 @@ def progress_line(moment: Moment) -> str:
     parts.append(f"{moment.images_per_second:.1f} images/s")
     if moment.seconds_left is not None:
         parts.append(f"{duration(moment.seconds_left)} left")
-    parts.append(f"GPU {duration(statistics.gpu_ms / 1000)}")
+    paid = statistics.spending.total
+    parts.append(f"GPU {duration(paid.execution_ms / 1000)}")
+    if statistics.price is not None:
+        parts.append(str(paid.cost(statistics.price)))
     return " · ".join(parts)
 
 
@@ -187,7 +191,8 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
     if s.reattached:
         wanted += f", {s.reattached} re-attached"
     pace = f"{s.pictures} images in {duration(moment.elapsed_seconds)} ({moment.images_per_second:.1f}/s)"
-    lines = [wanted, f"{pace}, {s.failed} failed, GPU time {duration(s.gpu_ms / 1000)}"]
+    gpu_time = duration(s.spending.total.execution_ms / 1000)
+    lines = [wanted, f"{pace}, {s.failed} failed, GPU time {gpu_time}", *_cost_lines(s)]
     if s.changed:
         lines.append(
             f"{s.changed} kept images were made with other values than today's; --rebuy-changed makes them again"
@@ -197,11 +202,36 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
     if s.held:
         lines.append(
             f"{s.held} held: sent, but whether they were accepted was never learned; --unknown resubmit sends them "
-            "again and may pay twice"
+            "again and may pay twice" + _cost_of_held(s)
         )
+    lines += map(str, s.stopped_lanes)
     if to_do := moment.pending + s.cancelled:
         lines.append(f"{to_do} still to do; the same command continues")
     return [*lines, f"images and manifest.jsonl: {root}/"]
+
+
+def _cost_lines(s: Statistics) -> list[str]:
+    """What the run has cost, how sure that is, and what of it gave no picture; no line where nothing was bought."""
+    spending = s.spending
+    if spending.total.jobs == 0:
+        return []
+    if s.price is None:
+        return ["cost: unpriced (--usd-per-second or --gpu names a price)"]
+    wasted = [
+        f"{tally.cost(s.price)} of it for {tally.jobs} {words}"
+        for use, words in ((Use.FAILED, "failed jobs"), (Use.LOST, "lost ones"))
+        if (tally := spending.tallies[use]).jobs
+    ]
+    total = spending.total.cost(s.price)
+    line = f"cost: {total} {total.label}, GPU time at ${s.price.usd_per_second:g} a second ({s.price.source})"
+    overhead = spending.overhead(s.price)
+    return [", ".join([line, *wasted]), f"beside it {overhead} estimated for cold starts and idle workers"]
+
+
+def _cost_of_held(s: Statistics) -> str:
+    if s.unknown_usd is None:
+        return "; what that can cost is unpriced"
+    return f": {dollars(s.held * s.unknown_usd)} at the most"
 
 
 def result_fields(result: ImageResult) -> dict[str, object]:
@@ -240,7 +270,18 @@ def summary_fields(moment: Moment) -> dict[str, object]:
         "pending": moment.pending,
         "pictures": s.pictures,
         "elapsed_seconds": round(moment.elapsed_seconds, 3),
-        "gpu_seconds": s.gpu_ms / 1000,
+        "gpu_seconds": s.spending.total.execution_ms / 1000,
+        "cost": {
+            "price": None if s.price is None else asdict(s.price),
+            "execution": asdict(s.spending.total.cost(s.price)),
+            **{str(use): asdict(tally.cost(s.price)) for use, tally in s.spending.tallies.items()},
+            "cold_starts_and_idle": asdict(s.spending.overhead(s.price)),
+            "held_at_most_usd": None if s.unknown_usd is None else s.held * s.unknown_usd,
+        },
+        "stopped_lanes": [
+            {"lane": str(stopped.lane), "count": stopped.count, "failure": asdict(stopped.failure)}
+            for stopped in s.stopped_lanes
+        ],
     }
 
 

@@ -273,7 +273,7 @@ class Engine:
             timing=job.timing,
             delivered=job.delivered,
             repeats=repeated,
-            not_sent=stopped and _not_sent(stopped),
+            not_sent=None if stopped is None else _not_sent(stopped),
         )
         await deliver(result)
 

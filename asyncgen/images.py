@@ -96,7 +96,9 @@ def examine(completed: Completed) -> tuple[Picture | LinkedImage, ...] | Failed:
         except ImageFaultError as fault:
             message = f"picture {number} of {len(completed.images)}: {fault.message}"
             failure = Failure(FailureClass.ITEM, fault.code, message)
-            return Failed(failure, completed.timing, fault.refetch_first, _others(completed, number))
+            return Failed(
+                failure, completed.timing, refetch_first=fault.refetch_first, aside=_others(completed, number)
+            )
     return tuple(pictures)
 
 

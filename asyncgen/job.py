@@ -382,11 +382,18 @@ class Job:
         self._bench.allowance.note_end(self.item, self.want.spec, failure, self.timing, terms)
 
 
+@dataclass(frozen=True, slots=True)
 class _Journal:
     """The endpoint's journal of one submission: how its intent is recorded depends on what is submitted."""
 
-    def __init__(self, job: Job, intend: Callable[[], Awaitable[None]]) -> None:
-        self.intend, self.learn = intend, job.learn
+    job: Job
+    record_intent: Callable[[], Awaitable[None]]
+
+    async def intend(self) -> None:
+        await self.record_intent()
+
+    async def learn(self, outcome: Accepted | Refused | Unknown | Rejected | Missing) -> None:
+        await self.job.learn(outcome)
 
 
 def _item_failure(code: FailureCode, message: str) -> Failure:

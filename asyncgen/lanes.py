@@ -116,9 +116,9 @@ class Lanes:
         if len(in_a_row) >= self._faults_in_a_row and self._speaks_for(lane, in_a_row):
             return StoppedLane(lane, failure, f"{len(in_a_row)} times the same in a row")
         of_window = history.all_of(failure.code)
-        if len(history.outcomes) == WINDOW and len(of_window) >= self._fault_share * WINDOW:
-            if self._speaks_for(lane, of_window):
-                return StoppedLane(lane, failure, f"{len(of_window)} times the same in the last {WINDOW}")
+        is_full = len(history.outcomes) == WINDOW
+        if is_full and len(of_window) >= self._fault_share * WINDOW and self._speaks_for(lane, of_window):
+            return StoppedLane(lane, failure, f"{len(of_window)} times the same in the last {WINDOW}")
         return None
 
     @staticmethod

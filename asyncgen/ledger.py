@@ -252,8 +252,8 @@ class Ledger:
         `usd_per_second` prices jobs that were bought without a price. Jobs that are out are not in it.
         """
         query = (
-            "SELECT coalesce(sum(coalesce(usd_per_second, ?) * coalesce(execution_ms, execution_timeout_ms)), 0) / 1000 "
-            "AS usd FROM job JOIN item ON item.id = job.item_id WHERE batch_id = ? AND outcome IS NOT NULL"
+            "SELECT coalesce(sum(coalesce(usd_per_second, ?) * coalesce(execution_ms, execution_timeout_ms)), 0) "
+            "/ 1000 AS usd FROM job JOIN item ON item.id = job.item_id WHERE batch_id = ? AND outcome IS NOT NULL"
         )
         parameters = (usd_per_second, batch.id)
         return await self.transact(lambda connection: float(connection.execute(query, parameters).fetchone()["usd"]))
@@ -421,7 +421,11 @@ def _prepare(connection: sqlite3.Connection, output_root: str, at: float) -> int
     _check_identity(connection)
     for pragma in _PRAGMAS:
         connection.execute(pragma)
-    _migrate(connection)
+    migrate(connection)
+    connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS seen (run_id INTEGER, content_key BLOB, count INTEGER, "
+        "PRIMARY KEY (run_id, content_key)) WITHOUT ROWID"
+    )
     _check_output_root(connection, output_root)
     return _settle_in_the_air(connection, at)
 
@@ -442,7 +446,8 @@ def _check_output_root(connection: sqlite3.Connection, output_root: str) -> None
         raise LedgerError(f"the ledger belongs to another output root ({owner}): name that one, or another ledger")
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date. Raises `LedgerVersionError` for a newer one."""
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > VERSION:
         raise LedgerVersionError(
@@ -451,10 +456,6 @@ def _migrate(connection: sqlite3.Connection) -> None:
     for version in range(found + 1, VERSION + 1):
         script = _migration(version).read_text(encoding="utf-8")
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {version};\nCOMMIT;")
-    connection.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS seen (run_id INTEGER, content_key BLOB, count INTEGER, "
-        "PRIMARY KEY (run_id, content_key)) WITHOUT ROWID"
-    )
 
 
 def _migration(version: int) -> Path:

@@ -73,5 +73,8 @@ FAILURES: frozenset[State] = frozenset({State.FAILED, State.GIVEN_UP, State.LOST
 
 def schema_condition() -> str:
     """The CHECK on `event` in the ledger's schema: an item begins as wanted, and makes allowed moves only."""
-    pairs = ",\n            ".join(f"'{move.source}>{move.target}'" for move in MOVES)
-    return f"CASE WHEN source IS NULL THEN state = '{State.WANTED}' ELSE source || '>' || state IN (\n            {pairs}) END"
+    indent = "\n            "
+    pairs = f",{indent}".join(f"'{move.source}>{move.target}'" for move in MOVES)
+    return (
+        f"CASE WHEN source IS NULL THEN state = '{State.WANTED}' ELSE source || '>' || state IN ({indent}{pairs}) END"
+    )

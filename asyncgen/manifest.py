@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
-from asyncgen.ledger import Ledger
+from asyncgen.ledger import LAST_JOB, Ledger
 from asyncgen.ports import Disk, Ports
 from asyncgen.request import INPUT_PICTURES
 
@@ -20,19 +20,21 @@ _PAGE: Final = 500
 _LAST_IMAGE: Final = 2**63 - 1  # a position after every picture of an event
 # In the order they were stored. What is stored while the pages are read has later events and waits for the next time;
 # an item that was stored twice counts where it was stored last.
-_QUERY: Final = """
+_QUERY: Final = f"""
     SELECT event.id, image.id, item.request_id, item.said, batch.name, batch.realm, image.number, image.path,
            image.sha256, image.size_bytes, image.format, image.width, image.height, item.seed, item.spec, item.state_at,
-           item.endpoint, item.job_id, job.delay_ms, job.execution_ms
+           item.endpoint, item.job_id, job.delay_ms, job.execution_ms,
+           (SELECT iif(count(*) = count(usd_per_second), sum(execution_ms * usd_per_second) / 1000, NULL)
+            FROM job AS bought WHERE bought.item_id = item.id) AS cost_usd
     FROM event JOIN image ON image.item_id = event.item_id JOIN item ON item.id = event.item_id
          JOIN batch ON batch.id = item.batch_id
-         LEFT JOIN job ON job.item_id = item.id AND job.endpoint = item.endpoint AND job.job_id = item.job_id
+         LEFT JOIN job ON {LAST_JOB}
     WHERE event.id BETWEEN :event AND :last_event AND (event.id, image.id) > (:event, :image)
           AND event.state = 'stored' AND image.state = 'stored'
           AND NOT EXISTS (SELECT 1 FROM event AS later WHERE later.item_id = event.item_id AND later.state = 'stored'
                           AND later.id > event.id AND later.id <= :last_event)
     ORDER BY event.id, image.id LIMIT :page
-"""
+"""  # noqa: S608 - the names are ours
 
 
 class Manifest:
@@ -95,7 +97,7 @@ def _put_in_place(disk: Disk, temporary: Path, path: Path) -> None:
 
 def _line(row: tuple[Any, ...]) -> dict[str, Any]:
     (_, _, request_id, said, batch, realm, number, path, sha256, size_bytes, picture_format, width, height,
-     seed, spec, stored_at, endpoint, job_id, delay_ms, execution_ms) = row  # fmt: skip
+     seed, spec, stored_at, endpoint, job_id, delay_ms, execution_ms, cost_usd) = row  # fmt: skip
     request = json.loads(said)
     made_with = json.loads(spec)
     return {
@@ -118,4 +120,5 @@ def _line(row: tuple[Any, ...]) -> dict[str, Any]:
         "job_id": job_id,
         "delay_ms": delay_ms,
         "execution_ms": execution_ms,
+        "cost_usd": cost_usd,
     }

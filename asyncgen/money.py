@@ -7,6 +7,7 @@ estimated.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -159,6 +160,14 @@ class Budget:
     def is_reached(self, usd: float) -> bool:
         """Whether another job of this reservation would not fit even if everything that is out turned out free."""
         return self.reservations == 0 or self.committed_usd + usd > (self.cap_usd or 0.0) + _ROUNDING_USD
+
+
+def sum_of(costs: Iterable[Cost]) -> Cost:
+    """Of several execution costs; as sure as the least sure of them."""
+    listed = list(costs)
+    labels = {cost.label for cost in listed}
+    usd = sum(cost.usd or 0.0 for cost in listed)
+    return Cost.of_jobs(usd, untimed=Label.LOWER_BOUND in labels, unpriced=Label.UNPRICED in labels)
 
 
 def dollars(usd: float) -> str:

@@ -20,6 +20,7 @@ import anyio
 from asyncgen import assets
 from asyncgen.diagnosis import cleaned, json_object
 from asyncgen.errors import InputError
+from asyncgen.money import Price
 from asyncgen.ports import HttpRequest, Transport, TransportError
 
 log = logging.getLogger(__name__)
@@ -33,14 +34,6 @@ _LEAST_USD_PER_HOUR, _MOST_USD_PER_HOUR = 0.01, 1000.0
 _MOST_GPUS: Final = 64
 _MAX_NAME_CHARACTERS: Final = 80
 _NOISE: Final = re.compile(r"nvidia|geforce|rtx|[\W_]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What one worker costs while it runs, and in words for people where that figure comes from."""
-
-    usd_per_second: float
-    source: str
 
 
 async def find_price(

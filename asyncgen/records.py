@@ -125,12 +125,12 @@ class Item:
     job_id: str | None
     accepted_at: float | None
     failure: Failure | None
-    execution_timeout_ms: int | None = None
-    run_id: int | None = None
     pictures: tuple[StoredPicture, ...] = ()
     is_new: bool = False
     changed: bool = False
     repeats: bool = False
+    execution_timeout_ms: int | None = None
+    run_id: int | None = None
 
     @property
     def was_delivered(self) -> bool:

@@ -9,19 +9,28 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asyncgen.errors import LedgerError, LedgerVersionError
-from asyncgen.ledger import VERSION
+from asyncgen.errors import LedgerError
+from asyncgen.ledger import LAST_JOB, VERSION, migrate
 from asyncgen.lifecycle import State
+from asyncgen.money import Cost, Use, sum_of
 from asyncgen.registry import StyleUse
 
 _HISTORY_ROWS = 1000
+_USES = """
+    SELECT CASE WHEN outcome = 'completed' THEN 'made' WHEN outcome IN ('lost', 'unknown') THEN 'lost' ELSE 'failed' END
+           AS became, coalesce(sum(execution_ms), 0) AS execution_ms,
+           coalesce(sum(execution_ms * usd_per_second), 0) / 1000 AS usd,
+           sum(execution_ms IS NULL) AS untimed, sum(usd_per_second IS NULL) AS unpriced
+    FROM job JOIN item ON item.id = job.item_id WHERE item.batch_id = ? AND outcome IS NOT NULL GROUP BY became
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchStatus:
     """One batch as the ledger has it: how many wanted jobs are in each state, and the pictures that are there.
 
-    `gpu_ms` is the execution time of all its jobs that said one, failed ones included; milliseconds.
+    `gpu_ms` is the execution time of all its jobs that said one, failed ones included; milliseconds. `costs` is that
+    time priced, by what became of it: `made`, `failed`, `lost`.
     """
 
     name: str
@@ -29,12 +38,18 @@ class BatchStatus:
     created_at: float
     pictures: int
     gpu_ms: int
+    costs: dict[Use, Cost]
     states: dict[State, int] = field(default_factory=dict)
 
     @property
     def wanted(self) -> int:
         """All wanted jobs of the batch."""
         return sum(self.states.values())
+
+    @property
+    def cost(self) -> Cost:
+        """Of all its ended jobs."""
+        return sum_of(self.costs.values())
 
 
 def batch_statuses(ledger_path: Path) -> list[BatchStatus]:
@@ -50,9 +65,9 @@ def style_history(ledger_path: Path, style_id: str) -> Sequence[StyleUse]:
         return []
     with reading(ledger_path) as connection:
         rows = connection.execute(
-            "SELECT item.request_id, item.spec, item.seed, item.state_at, image.path, job.delay_ms, job.execution_ms, "
+            "SELECT item.request_id, item.spec, item.seed, item.state_at, image.path, job.delay_ms, job.execution_ms, "  # noqa: S608 - the names are ours
             "batch.name FROM item JOIN batch ON batch.id = item.batch_id JOIN image ON image.item_id = item.id "
-            "LEFT JOIN job ON job.item_id = item.id AND job.endpoint = item.endpoint AND job.job_id = item.job_id "
+            f"LEFT JOIN job ON {LAST_JOB} "
             "WHERE item.style_id = ? AND item.state = 'stored' AND image.state = 'stored' "
             "ORDER BY item.state_at DESC LIMIT ?",
             (style_id, _HISTORY_ROWS),
@@ -72,11 +87,12 @@ def _batch_status(
         "WHERE item.batch_id = ? AND image.state = 'stored'",
         (batch_id,),
     ).fetchone()[0]
-    gpu_ms = connection.execute(
-        "SELECT coalesce(sum(execution_ms), 0) FROM job JOIN item ON item.id = job.item_id WHERE item.batch_id = ?",
-        (batch_id,),
-    ).fetchone()[0]
-    return BatchStatus(name, realm, created_at, pictures, gpu_ms, {State(state): n for state, n in states})
+    uses = connection.execute(_USES, (batch_id,)).fetchall()
+    gpu_ms = sum(use["execution_ms"] for use in uses)
+    costs = {
+        Use(use["became"]): Cost.of_jobs(use["usd"], untimed=use["untimed"], unpriced=use["unpriced"]) for use in uses
+    }
+    return BatchStatus(name, realm, created_at, pictures, gpu_ms, costs, {State(state): n for state, n in states})
 
 
 @contextmanager
@@ -89,8 +105,20 @@ def reading(ledger_path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(f"{ledger_path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             connection.execute("BEGIN")  # everything that is read belongs to one moment of a run that goes on
-            if connection.execute("PRAGMA user_version").fetchone()[0] > VERSION:
-                raise LedgerVersionError(f"{ledger_path} was written by a newer asyncgen: install that")
-            yield connection
+            with _up_to_date(connection) as current:
+                current.row_factory = sqlite3.Row
+                yield current
     except sqlite3.Error as error:
         raise LedgerError(f"{ledger_path} cannot be read as a ledger ({error})") from error
+
+
+@contextmanager
+def _up_to_date(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """The connection, or, of an older ledger, a copy in memory in today's version: who only reads changes no file."""
+    if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+        yield connection
+        return
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
+        connection.backup(copy)
+        migrate(copy)
+        yield copy

@@ -23,18 +23,31 @@ import anyio
 from filelock import FileLock, Timeout
 
 from asyncgen import naming, protocol
+from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Choices, Deliver, Engine
-from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerLockedError, RunPausedError, StoreError
+from asyncgen.errors import (
+    Failure,
+    FailureClass,
+    FailureCode,
+    InputError,
+    LedgerLockedError,
+    RunPausedError,
+    StoreError,
+)
+from asyncgen.forecast import Forecast
 from asyncgen.intake import IndexedWant
 from asyncgen.job import Policy, Workbench
+from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
 from asyncgen.manifest import Manifest
+from asyncgen.money import Budget
 from asyncgen.plan import Planner, Styles
 from asyncgen.ports import Ports, TransportError
+from asyncgen.prices import find_price
 from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM, SANDBOX, Batch
-from asyncgen.settings import Settings, user_folder
+from asyncgen.settings import RUNPOD_BASE_URL, Settings, user_folder
 from asyncgen.store import Store
 from asyncgen.system import real_ports
 from asyncgen.transport import AiohttpTransport, aiohttp_transport
@@ -157,14 +170,11 @@ async def open_run(
     """A run over `batch` that sends what is new to `target`. Concurrency None: the settings'."""
     pace = pace_of(settings)
     policy = Policy(
-        endpoint=target.address,
         batch_name=batch.name,
         path_template=settings.path_template,
         max_attempts=settings.max_attempts,
         resubmit_unknown=settings.unknown == "resubmit",
         cancel_on_stop=settings.on_stop == "cancel",
-        job_ttl_seconds=settings.job_ttl_seconds,
-        execution_timeout_seconds=settings.execution_timeout_seconds,
     )
     bench = Workbench(
         ports=workspace.ports,
@@ -172,6 +182,7 @@ async def open_run(
         store=workspace.store,
         planner=planner,
         endpoint_at=lambda address: workspace.endpoint_at(_reachable(address, target), target.api_key, pace),
+        allowance=await _allowance(workspace, settings, target, batch, pace),
         policy=policy,
     )
     choices = Choices(
@@ -180,6 +191,36 @@ async def open_run(
         rebuy_changed=rebuy_changed,
     )
     return BatchRun(workspace, batch, Engine(bench, batch, choices))
+
+
+async def _allowance(workspace: Workspace, settings: Settings, target: Target, batch: Batch, pace: Pace) -> Allowance:
+    """What the run may buy. Raises `InputError` for a budget without a price."""
+    endpoint = workspace.endpoint_at(target.address, target.api_key, pace)
+    price = await find_price(
+        workspace.ports.transport,
+        usd_per_second=settings.usd_per_second,
+        gpu=settings.gpu,
+        management_url=settings.management_url,
+        endpoint_id=endpoint.address.endpoint_id,
+        api_key=target.api_key,
+        on_platform=target.realm == PLATFORM and endpoint.address.base_url == RUNPOD_BASE_URL,
+    )
+    budget = Budget(settings.budget_usd)
+    if budget.cap_usd is not None:
+        if price is None:
+            raise InputError(
+                "a budget needs a price: name it with --usd-per-second, or the endpoint's GPU with --gpu",
+                field="budget",
+            )
+        budget.committed_usd = await workspace.ledger.committed_usd(batch, price.usd_per_second)
+    return Allowance(
+        target.address,
+        price,
+        budget,
+        Lanes(settings.lane_faults, settings.lane_fault_share),
+        Forecast(settings.execution_timeout_seconds, settings.job_ttl_seconds),
+        lambda: endpoint.results_per_second,
+    )
 
 
 def _reachable(address: str, target: Target) -> str:

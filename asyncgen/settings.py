@@ -120,8 +120,8 @@ class Settings(BaseSettings):
     job_ttl_seconds: Annotated[float, Field(ge=10, le=604_800)] = _env(
         "ASYNCGEN_JOB_TTL",
         86_400.0,
-        "Seconds a job may exist at the platform, queueing included (10 s to 7 days); more is sent where the queue ahead "
-        "of it may need more.",
+        "Seconds a job may exist at the platform, queueing included (10 s to 7 days); more is sent where the queue "
+        "ahead of it may need more.",
     )
     execution_timeout_seconds: Annotated[float, Field(ge=5, le=604_800)] = _env(
         "ASYNCGEN_EXECUTION_TIMEOUT",
@@ -140,8 +140,8 @@ class Settings(BaseSettings):
     budget_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = _env(
         "ASYNCGEN_BUDGET_USD",
         None,
-        "US dollars that the execution of a batch's jobs may cost in all, over all its runs. Needs a price. Cold starts "
-        "and idle workers are not in it.",
+        "US dollars that the execution of a batch's jobs may cost in all, over all its runs. Needs a price. Cold "
+        "starts and idle workers are not in it.",
     )
     usd_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = _env(
         "ASYNCGEN_USD_PER_SECOND", None, "Price of one worker, US dollars a second."
@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     lane_fault_share: Annotated[float, Field(gt=0, le=1)] = _env(
         "ASYNCGEN_LANE_FAULT_SHARE",
         0.5,
-        "So large a share of a lane's last 50 jobs with the same fault stops it as well.",
+        "So large a share, 0 to 1, of a lane's last 50 jobs with the same fault stops it as well.",
     )
     unknown: Literal["hold", "resubmit"] = _env(
         "ASYNCGEN_UNKNOWN",
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
         "ASYNCGEN_MAX_RESULT_BYTES", 64 * 1024 * 1024, "Bytes of one downloaded picture at the most."
     )
 
-    @field_validator("endpoint_base_url")
+    @field_validator("endpoint_base_url", "management_url")
     @classmethod
     def _base_url_is_http(cls, value: str) -> str:
         if not value.startswith(("https://", "http://")) or not urlsplit(value).hostname:

@@ -117,7 +117,6 @@ def stories(ledger_path: Path, name: str) -> list[Story]:
     current folder. Raises `InputError` when nothing is called that, `LedgerError` when there is no readable ledger.
     """
     with reading(ledger_path) as connection:
-        connection.row_factory = sqlite3.Row
         parameters = {"name": name, "path": _path_in_root(connection, ledger_path, name)}
         found = [_story(connection, item) for item in connection.execute(_FIND, parameters).fetchall()]
     if not found:

@@ -22,7 +22,7 @@ from asyncgen.settings import Settings, load_settings
 from asyncgen.story import Story, stories
 
 _STATUS_COLUMNS = (
-    "batch", "made by", "begun (UTC)", "wanted", "stored", "out", "failed", "held", "to do", "GPU time",
+    "batch", "made by", "begun (UTC)", "wanted", "stored", "out", "failed", "held", "to do", "GPU time", "cost",
 )  # fmt: skip
 _JOB_COLUMNS = ("attempt", "endpoint", "job", "accepted (UTC)", "delay", "execution", "worker", "outcome")
 
@@ -52,6 +52,7 @@ def _status_row(status: BatchStatus) -> tuple[str, ...]:
         str(counts.get(State.UNKNOWN, 0)),
         str(sum(counts.get(state, 0) for state in (State.WANTED, State.CANCELLED))),
         duration(status.gpu_ms / 1000),
+        str(status.cost),
     )
 
 

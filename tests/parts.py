@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from asyncgen.errors import Failure, FailureClass, FailureCode
 from asyncgen.images import Picture
-from asyncgen.ledger import JobEnd, Ledger
+from asyncgen.ledger import Ledger
 from asyncgen.lifecycle import State
 from asyncgen.plan import Planner
 from asyncgen.ports import HttpReply, HttpRequest, NotSentError, Ports
-from asyncgen.records import PLATFORM, Batch, Item, StoredPicture, Want
+from asyncgen.protocol import Timing
+from asyncgen.records import PLATFORM, Batch, Item, StoredPicture, Terms, Want
 from asyncgen.registry import StylesRegistry
 from asyncgen.request import parse_request
 from asyncgen.store import Store
@@ -24,6 +26,8 @@ from asyncgen.system import real_ports
 
 LEDGER = "ledger.sqlite3"
 ADDRESS = "https://api.example/v2/ep"
+TERMS = Terms(ADDRESS, execution_timeout_ms=600_000, ttl_ms=86_400_000)
+FAILURE = Failure(FailureClass.ITEM, FailureCode.WORKER_ERROR, "because")
 _numbers = itertools.count()
 PLANNER = Planner(StylesRegistry.load(), "normal_image_v4_workflow")
 
@@ -60,15 +64,38 @@ class Desk:
         return item
 
     async def accept(self, item: Item, job_id: str | None = None) -> Item:
-        await self.ledger.record_intent(item, ADDRESS)
+        await self.ledger.record_intent(item, TERMS)
         await self.ledger.record_accepted(item, job_id or f"job-{next(_numbers)}")
         return item
+
+    async def move(self, item: Item, target: State) -> None:
+        """The ledger's own way from where the item stands to a state."""
+        ledger = self.ledger
+        match item.state, target:
+            case State.ACCEPTED, State.SUBMITTING:
+                await ledger.record_retry_intent(item, TERMS, FAILURE, Timing())
+            case _, State.SUBMITTING:
+                await ledger.record_intent(item, TERMS)
+            case State.STORING, State.ACCEPTED:
+                await ledger.record_not_stored(item)
+            case _, State.ACCEPTED:
+                await ledger.record_accepted(item, f"job-{item.id}")
+            case _, State.STORING:
+                await ledger.record_storing(item, [record(path=f"{item.request_id}.png")], Timing())
+            case _, State.STORED:
+                await ledger.record_stored(item)
+            case _, State.UNKNOWN:
+                await ledger.record_unknown(item, FAILURE)
+            case State.SUBMITTING, State.WANTED:
+                await ledger.record_refused(item, "429")
+            case _:
+                await ledger.record_ended(item, target, FAILURE, Timing())
 
     async def stored(self, item: Item, path: str | None = None, *, count: int = 1) -> Item:
         """Take an item through the whole lifecycle, without files."""
         await self.accept(item)
         pictures = [record(number, f"{path or item.request_id}_{number}.png") for number in range(count)]
-        await self.ledger.record_storing(item, pictures, JobEnd("completed", 120, 4700, "w1"))
+        await self.ledger.record_storing(item, pictures, Timing(120, 4700, "w1"))
         await self.ledger.record_stored(item)
         return item
 

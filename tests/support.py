@@ -25,11 +25,15 @@ from anyio.from_thread import start_blocking_portal
 from PIL import Image
 
 from asyncgen import ImageRequest, ImageResult, Settings, StylesRegistry, load_settings
+from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Choices, Engine
+from asyncgen.forecast import Forecast
 from asyncgen.intake import IndexedWant, Intake
 from asyncgen.job import Job, Policy, Workbench
+from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
+from asyncgen.money import Budget, Price
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
 from asyncgen.protocol import EndpointAddress
@@ -174,7 +178,9 @@ class Wired:
 
 
 @asynccontextmanager
-async def wired(sandbox: Sandbox | str, root: Path, *, pace: Pace | None = None, **policy: Any) -> AsyncIterator[Wired]:
+async def wired(
+    sandbox: Sandbox | str, root: Path, *, pace: Pace | None = None, allowance: Allowance | None = None, **policy: Any
+) -> AsyncIterator[Wired]:
     """The parts, open for as long as the block. `policy` replaces fields of `Policy`."""
     root.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs yet
     base_url = sandbox if isinstance(sandbox, str) else sandbox.base_url
@@ -192,7 +198,8 @@ async def wired(sandbox: Sandbox | str, root: Path, *, pace: Pace | None = None,
                 store=Store(ports, root),
                 planner=Planner(StylesRegistry.load(None), "normal_image_v4_workflow"),
                 endpoint_at=lambda _: endpoint,
-                policy=_policy(f"{base_url}/{ENDPOINT}", **policy),
+                allowance=allowance or allowing(f"{base_url}/{ENDPOINT}"),
+                policy=_policy(**policy),
             )
             batch = await ledger.open_batch("set", PLATFORM)
             yield Wired(root, ports, clock, ledger, endpoint, bench, batch)
@@ -201,16 +208,32 @@ async def wired(sandbox: Sandbox | str, root: Path, *, pace: Pace | None = None,
             await ledger.close()
 
 
-def _policy(endpoint: str, **more: Any) -> Policy:
+def allowing(
+    endpoint: str,
+    *,
+    price: Price | None = None,
+    budget_usd: float | None = None,
+    faults_in_a_row: int = 10,
+    execution_timeout_seconds: float = 600.0,
+) -> Allowance:
+    """What a run may buy; everything, unless told otherwise."""
+    return Allowance(
+        endpoint,
+        price,
+        Budget(budget_usd),
+        Lanes(faults_in_a_row, 0.5),
+        Forecast(execution_timeout_seconds, 3600.0),
+        lambda: None,
+    )
+
+
+def _policy(**more: Any) -> Policy:
     values = {
-        "endpoint": endpoint,
         "batch_name": "set",
         "path_template": "{style}/{hex8}",
         "max_attempts": 3,
         "resubmit_unknown": False,
         "cancel_on_stop": False,
-        "job_ttl_seconds": 3600.0,
-        "execution_timeout_seconds": 600.0,
     }
     return Policy(**{**values, **more})
 

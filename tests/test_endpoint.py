@@ -256,9 +256,10 @@ async def test_a_failed_job_runs_again_under_its_own_id(tmp_path: Path) -> None:
     async with open_sandbox(fault("failed:platform", count=1)) as sandbox, opened(sandbox, tmp_path) as it:
         job_id = await it.job_id()
         assert isinstance(await it.endpoint.wait_output(job_id), Failed)
-        assert await it.endpoint.retry(job_id) == Accepted(job_id)
+        assert await it.endpoint.retry(job_id, it.diary, Stop()) == Accepted(job_id)
         assert isinstance(await it.endpoint.wait_output(job_id), Completed)
         assert [job["retries"] for job in bought(sandbox)] == [1]
+        assert it.diary.entries[-2:] == ["intend", "Accepted"]
 
 
 async def test_a_retry_whose_outcome_is_unknown_is_not_repeated(tmp_path: Path) -> None:
@@ -266,7 +267,8 @@ async def test_a_retry_whose_outcome_is_unknown_is_not_repeated(tmp_path: Path) 
     async with open_sandbox(*faults) as sandbox, opened(sandbox, tmp_path) as it:
         job_id = await it.job_id()
         await it.endpoint.wait_output(job_id)
-        assert isinstance(await it.endpoint.retry(job_id), Unknown)
+        assert isinstance(await it.endpoint.retry(job_id, it.diary, Stop()), Unknown)
+        assert it.diary.entries[-2:] == ["intend", "Unknown"]
         assert sandbox.books.counts["requests.retry"] == 1
 
 
@@ -274,7 +276,38 @@ async def test_a_job_that_has_not_failed_cannot_be_retried(tmp_path: Path) -> No
     async with open_sandbox() as sandbox, opened(sandbox, tmp_path) as it:
         job_id = await it.job_id()
         await it.endpoint.wait_output(job_id)
-        assert isinstance(await it.endpoint.retry(job_id), Missing)
+        assert isinstance(await it.endpoint.retry(job_id, it.diary, Stop()), Missing)
+        assert it.diary.entries[-2:] == ["intend", "Missing"]
+
+
+def saying(*records: dict[str, Any]) -> dict[str, Any]:
+    """The routes of an endpoint whose job "j" has these records, one a poll, and the last one ever after."""
+    left = list(records)
+
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response({"id": "j", **(left.pop(0) if len(left) > 1 else left[0])})
+
+    return {f"/{ENDPOINT}/status/j": status}
+
+
+FAILED = {"status": "FAILED", "error": "job timed out after 1 retries", "executionTime": 42078}
+
+
+async def test_an_old_answer_after_a_retry_is_not_taken_for_a_second_failure(tmp_path: Path) -> None:
+    """A status that lags behind says FAILED for a while: believed at once, it would cost the picture that is made."""
+    async with site(saying(FAILED, FAILED, FAILED, {"status": "CANCELLED"})) as url, opened(url, tmp_path) as it:
+        before = await it.endpoint.wait_output("j")
+        assert isinstance(before, Failed)
+        assert isinstance(await it.endpoint.wait_output("j", before_retry=before), Cancelled)
+
+
+async def test_the_same_failure_that_lasts_after_a_retry_is_believed(tmp_path: Path) -> None:
+    async with site(saying(FAILED)) as url, opened(url, tmp_path) as it:
+        before = await it.endpoint.wait_output("j")
+        assert isinstance(before, Failed)
+        began = it.clock.now()
+        assert await it.endpoint.wait_output("j", before_retry=before) == before
+        assert it.clock.now() - began >= MISSING_GRACE_SECONDS
 
 
 async def test_health_counts_jobs_and_workers(tmp_path: Path) -> None:

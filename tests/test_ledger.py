@@ -14,12 +14,13 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ADDRESS, LEDGER, Desk, NoNetwork, desk, record, rows, want, with_other_steps
+from parts import ADDRESS, LEDGER, TERMS, Desk, NoNetwork, desk, record, rows, want, with_other_steps
 
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError, LedgerVersionError
-from asyncgen.ledger import VERSION, JobEnd, Ledger, PathTakenError
+from asyncgen.ledger import VERSION, Ledger, PathTakenError
 from asyncgen.lifecycle import State
 from asyncgen.ports import Ports
+from asyncgen.protocol import Timing
 from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.request import MAX_SEED
 from asyncgen.system import real_ports
@@ -48,14 +49,14 @@ async def test_every_change_is_in_the_file_when_its_call_returns(tmp_path: Path)
     async with desk(tmp_path) as at:
         item = await at.item("a fox", seed=7)
         assert rows(tmp_path, "SELECT state, seed, attempts FROM item") == [("wanted", "7", 0)]
-        await at.ledger.record_intent(item, ADDRESS)
+        await at.ledger.record_intent(item, TERMS)
         assert rows(tmp_path, "SELECT state, endpoint, attempts, job_id FROM item") == [
             ("submitting", ADDRESS, 1, None)
         ]
         await at.ledger.record_accepted(item, "job-1")
         assert rows(tmp_path, "SELECT state, job_id FROM item") == [("accepted", "job-1")]
         assert rows(tmp_path, "SELECT endpoint, job_id, attempt, ended_at FROM job") == [(ADDRESS, "job-1", 1, None)]
-        await at.ledger.record_storing(item, [record(path="a.png")], JobEnd("completed", 120, 4700, "w1"))
+        await at.ledger.record_storing(item, [record(path="a.png")], Timing(120, 4700, "w1"))
         assert rows(tmp_path, "SELECT path, state FROM image") == [("a.png", "storing")]
         assert rows(tmp_path, "SELECT outcome, delay_ms, execution_ms, worker_id FROM job") == [
             ("completed", 120, 4700, "w1")
@@ -68,7 +69,7 @@ async def test_every_change_is_in_the_file_when_its_call_returns(tmp_path: Path)
 async def test_the_events_tell_the_whole_story_in_order(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         item = await at.accept(await at.item())
-        await at.ledger.record_unsettled(item, State.WANTED, FAILURE, JobEnd("out_of_memory"))
+        await at.ledger.record_ended(item, State.WANTED, FAILURE, Timing())
         await at.stored(item)
         story = rows(tmp_path, "SELECT state, detail FROM event ORDER BY id")
         assert [state for state, _ in story] == [
@@ -162,7 +163,7 @@ async def test_a_path_that_a_picture_has_already_is_refused_and_nothing_changes(
         await at.stored(await at.item("a fox"), "same")
         item = await at.accept(await at.item("a cat"))
         with pytest.raises(PathTakenError):
-            await at.ledger.record_storing(item, [record(path="same_0.png")], JobEnd("completed"))
+            await at.ledger.record_storing(item, [record(path="same_0.png")], Timing())
         assert item.state is State.ACCEPTED
         assert states(tmp_path) == ["stored", "accepted"]
         assert rows(tmp_path, "SELECT ended_at FROM job WHERE item_id = 2") == [(None,)]
@@ -259,9 +260,9 @@ async def test_a_drawn_seed_is_kept_over_retries_and_restarts(tmp_path: Path) ->
     async with desk(tmp_path) as at:
         item = await at.accept(await at.item())
         seed = item.seed
-        await at.ledger.record_unsettled(item, State.WANTED, FAILURE, JobEnd("out_of_memory"))
+        await at.ledger.record_ended(item, State.WANTED, FAILURE, Timing())
         await at.accept(item)
-        await at.ledger.record_unsettled(item, State.FAILED, FAILURE, JobEnd("out_of_memory"))
+        await at.ledger.record_ended(item, State.FAILED, FAILURE, Timing())
         await at.ledger.record_wanted_again(item, want(), "as told")
         assert item.seed == seed
     async with desk(tmp_path) as at:
@@ -347,7 +348,7 @@ async def test_made_again_means_with_todays_values_in_every_column_and_the_old_p
 async def test_a_refused_submission_is_as_if_it_had_never_been_sent(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         item = await at.item()
-        await at.ledger.record_intent(item, ADDRESS)
+        await at.ledger.record_intent(item, TERMS)
         await at.ledger.record_refused(item, "429")
         assert (item.state, item.attempts) == (State.WANTED, 0)
     assert rows(tmp_path, "SELECT attempts FROM item") == [(0,)]
@@ -358,14 +359,14 @@ async def test_a_refused_submission_is_as_if_it_had_never_been_sent(tmp_path: Pa
 async def test_a_failure_is_kept_with_the_item_until_it_is_bought_again(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         item = await at.accept(await at.item())
-        await at.ledger.record_unsettled(item, State.FAILED, FAILURE, JobEnd("out_of_memory"))
+        await at.ledger.record_ended(item, State.FAILED, FAILURE, Timing())
         assert await at.ledger.has_job_ended_with(item, "out_of_memory")
         assert not await at.ledger.has_job_ended_with(item, "lost")
     async with desk(tmp_path) as at:
         item = await at.item()
         assert (item.state, item.failure) == (State.FAILED, FAILURE)
         await at.ledger.record_wanted_again(item, want(), "tried again, as told")
-        await at.ledger.record_intent(item, ADDRESS)
+        await at.ledger.record_intent(item, TERMS)
         assert item.failure is None
         assert rows(tmp_path, "SELECT failure_class, failure_code, failure_message FROM item") == [(None, None, None)]
 
@@ -377,14 +378,14 @@ async def test_jobs_that_are_out_are_found_again_as_they_were_wanted_when_bought
         await at.stored(await at.item("long there"))
         out = await at.accept(await at.item("a fox", style_id="1", images=3, filename="fox"), "job-1")
         storing = await at.accept(await at.item("a cat"), "job-2")
-        await at.ledger.record_storing(storing, [record(path="cat.png")], JobEnd("completed"))
+        await at.ledger.record_storing(storing, [record(path="cat.png")], Timing())
         bought_with = want("a fox", style_id="1", images=3, filename="fox")
     async with desk(tmp_path) as at:
-        (item, wanted), (other, _) = await at.ledger.items_out(at.batch)
+        (item, wanted), (other, _) = await at.ledger.items_out(at.batch, at.run_id)
         assert (item.id, item.state, item.job_id, item.endpoint) == (out.id, State.ACCEPTED, "job-1", ADDRESS)
         assert wanted == bought_with
         assert (other.id, other.state, other.pictures) == (storing.id, State.STORING, (record(path="cat.png"),))
-        assert await at.ledger.items_out(await at.ledger.open_batch("other", PLATFORM)) == []
+        assert await at.ledger.items_out(await at.ledger.open_batch("other", PLATFORM), at.run_id) == []
 
 
 @pytest.mark.anyio
@@ -418,7 +419,7 @@ async def test_a_want_from_the_ledger_is_its_own_item_whatever_its_key_has_becom
 async def test_a_submission_in_the_air_is_unknown_to_the_next_process(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         in_the_air, accepted, _ = await at.claim(want("a fox"), want("a cat"), want("a hen"))
-        await at.ledger.record_intent(in_the_air, ADDRESS)
+        await at.ledger.record_intent(in_the_air, TERMS)
         await at.accept(accepted)
     async with desk(tmp_path) as at:
         assert at.in_the_air == 1
@@ -566,7 +567,7 @@ async def test_a_run_that_has_ended_leaves_nothing_in_memory_of_what_it_saw(tmp_
         await at.ledger.claim(at.batch, other, [want()])
         await at.ledger.end_run(at.run_id, "ended")
         seen = await at.ledger.transact(lambda connection: connection.execute("SELECT run_id FROM seen").fetchall())
-        assert seen == [(other,)]
+        assert [tuple(row) for row in seen] == [(other,)]
 
 
 @pytest.mark.anyio

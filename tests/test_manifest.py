@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from parts import ADDRESS, Desk, desk, record, rows, want, with_other_steps
 
 from asyncgen.disk import RealDisk
-from asyncgen.ledger import JobEnd
 from asyncgen.manifest import Manifest
 from asyncgen.ports import Ports
+from asyncgen.protocol import Timing
 
 
 def manifest_of(at: Desk) -> Manifest:
@@ -73,7 +73,7 @@ async def test_only_pictures_that_are_stored_are_listed(tmp_path: Path) -> None:
         await at.item("wanted")
         await at.accept(await at.item("out"))
         storing = await at.accept(await at.item("storing"))
-        await at.ledger.record_storing(storing, [record(path="half.png")], JobEnd("completed"))
+        await at.ledger.record_storing(storing, [record(path="half.png")], Timing())
         await at.stored(await at.item("there"), "there", count=2)
         await update(at)
         assert paths(tmp_path) == ["there_0.png", "there_1.png"]
@@ -245,7 +245,7 @@ async def test_dying_after_the_lines_and_before_the_ledger_knows_doubles_nothing
 async def test_a_picture_delivered_in_memory_is_listed_without_a_path(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         item = await at.accept(await at.item(save_to_style=False))
-        await at.ledger.record_storing(item, [record(path=None)], JobEnd("completed"))
+        await at.ledger.record_storing(item, [record(path=None)], Timing())
         await at.ledger.record_stored(item)
         await update(at)
     assert paths(tmp_path) == [None]

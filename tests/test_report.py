@@ -7,11 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from parts import ADDRESS, LEDGER, desk, want
+from parts import LEDGER, TERMS, desk, want
 
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError, LedgerVersionError
-from asyncgen.ledger import VERSION, JobEnd
+from asyncgen.ledger import VERSION
 from asyncgen.lifecycle import State
+from asyncgen.protocol import Timing
 from asyncgen.records import SANDBOX
 from asyncgen.report import batch_statuses, style_history
 
@@ -25,8 +26,8 @@ async def test_a_batch_is_counted_by_state_while_its_run_goes_on(tmp_path: Path)
         await at.accept(await at.item("out"))
         await at.stored(await at.item("there"), count=3)
         failed = await at.accept(await at.item("failed"))
-        await at.ledger.record_unsettled(failed, State.FAILED, FAILURE, JobEnd("no_image", 10, 300))
-        await at.ledger.record_intent(await at.item("in the air"), ADDRESS)
+        await at.ledger.record_ended(failed, State.FAILED, FAILURE, Timing(10, 300))
+        await at.ledger.record_intent(await at.item("in the air"), TERMS)
         await at.ledger.open_batch("other", SANDBOX)
         mine, other = batch_statuses(tmp_path / LEDGER)
     assert (mine.name, mine.realm, mine.wanted, mine.pictures) == ("set", "runpod", 5, 3)
@@ -38,7 +39,7 @@ async def test_a_batch_is_counted_by_state_while_its_run_goes_on(tmp_path: Path)
 @pytest.mark.anyio
 async def test_reading_changes_nothing(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
-        await at.ledger.record_intent(await at.item(), ADDRESS)
+        await at.ledger.record_intent(await at.item(), TERMS)
         batch_statuses(tmp_path / LEDGER)
         assert batch_statuses(tmp_path / LEDGER)[0].states == {State.SUBMITTING: 1}, "only a run settles it"
 

@@ -12,14 +12,18 @@ from pathlib import Path
 
 import anyio
 
+from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Choices as RunChoices
 from asyncgen.engine import Engine
 from asyncgen.errors import AsyncgenError, StoreError
+from asyncgen.forecast import Forecast
 from asyncgen.intake import IndexedWant, Intake
 from asyncgen.job import Policy, Workbench
+from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
 from asyncgen.manifest import Manifest
+from asyncgen.money import Budget
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
 from asyncgen.protocol import EndpointAddress
@@ -119,16 +123,16 @@ class _Plan:
     async def _run(self, ports: Ports, ledger: Ledger) -> None:
         endpoint = Endpoint(ports, EndpointAddress(_BASE_URL, _ENDPOINT), "key", Pace())
         policy = Policy(
-            endpoint=f"{_BASE_URL}/{_ENDPOINT}",
             batch_name="plan",
             path_template="images/generated_{hex8}",
             max_attempts=3,
             resubmit_unknown=self._resubmit,
             cancel_on_stop=False,
-            job_ttl_seconds=86_400,
-            execution_timeout_seconds=600,
         )
-        bench = Workbench(ports, ledger, Store(ports, ROOT), _planner(), lambda address: endpoint, policy)
+        allowance = Allowance(
+            f"{_BASE_URL}/{_ENDPOINT}", None, Budget(None), Lanes(10, 0.5), Forecast(600, 86_400), lambda: None
+        )
+        bench = Workbench(ports, ledger, Store(ports, ROOT), _planner(), lambda address: endpoint, allowance, policy)
         engine = Engine(bench, await ledger.open_batch("plan", "runpod"), RunChoices(self._concurrency))
         try:
             await engine.run(self._chunks(), _ignore)

@@ -8,8 +8,8 @@ import pytest
 from parts import ADDRESS, LEDGER, desk, path_to, record, want
 
 from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, LedgerError
-from asyncgen.ledger import JobEnd
 from asyncgen.lifecycle import State
+from asyncgen.protocol import Timing
 from asyncgen.story import Story, stories
 
 TOO_LARGE = Failure(FailureClass.INFRASTRUCTURE, FailureCode.OUT_OF_MEMORY, "CUDA out of memory")
@@ -25,9 +25,9 @@ def story(root: Path, name: str) -> Story:
 async def test_every_step_is_told_in_order_with_the_jobs_it_bought(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         item = await at.accept(await at.item("a fox", id="mine", style_id="1"), "first-job")
-        await at.ledger.record_unsettled(item, State.WANTED, TOO_LARGE, JobEnd("out_of_memory", 10, 300, "w1"))
+        await at.ledger.record_ended(item, State.WANTED, TOO_LARGE, Timing(10, 300, "w1"))
         await at.accept(item, "second-job")
-        await at.ledger.record_storing(item, [record(path="fox.png")], JobEnd("completed", 20, 4700, "w2"))
+        await at.ledger.record_storing(item, [record(path="fox.png")], Timing(20, 4700, "w2"))
         await at.ledger.record_stored(item)
         told = story(tmp_path, item.request_id)
     bought_once = [State.WANTED, State.SUBMITTING, State.ACCEPTED]
@@ -98,23 +98,13 @@ async def test_every_state_says_what_comes_next(tmp_path: Path) -> None:
         for state in State:
             item = await at.item(f"fox {state}", id=str(state))
             for target in path_to(state):
-                match target:
-                    case State.SUBMITTING:
-                        await at.ledger.record_intent(item, ADDRESS)
-                    case State.ACCEPTED:
-                        await at.ledger.record_accepted(item, f"job-of-{state}")
-                    case State.STORING:
-                        await at.ledger.record_storing(item, [record(path=f"{state}.png")], JobEnd("completed"))
-                    case State.STORED:
-                        await at.ledger.record_stored(item)
-                    case _:
-                        await at.ledger.record_unsettled(item, target, NO_REPLY)
+                await at.move(item, target)
             said[state] = story(tmp_path, str(state)).next_step
     assert len(set(said.values())) == len(State)
     assert "`asyncgen retry 'my set'`" in said[State.FAILED]
-    assert "unreachable" in said[State.FAILED]
+    assert "worker_error" in said[State.FAILED]
     assert all("--retry-failed" in said[state] for state in (State.FAILED, State.GIVEN_UP, State.LOST))
     assert "--unknown resubmit" in said[State.UNKNOWN]
     assert "may pay twice" in said[State.UNKNOWN]
-    assert "job-of-accepted" in said[State.ACCEPTED]
+    assert "is out at" in said[State.ACCEPTED]
     assert ADDRESS in said[State.ACCEPTED]
