@@ -249,6 +249,13 @@ async def test_a_configuration_that_is_not_wholly_understood_has_no_price(config
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("pool", ["", None])
+async def test_no_pool_is_not_a_pool(pool: str | None) -> None:
+    unpooled = {"gpus": [card(L4, pool, serverless=1)]}
+    assert await told(gpus=unpooled, configuration=configured(pool)) is None
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     "usd_per_hour",
     [0, -1, 0.00031, 1001, 10**400, True, None, [], {}, "", "nan", "inf", "free"],
