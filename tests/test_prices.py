@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from asyncgen.assets import read_json
 from asyncgen.errors import InputError
-from asyncgen.prices import TABLE_FILE, Price, find_price, price_from_management, price_of_gpu
+from asyncgen.money import Price
+from asyncgen.prices import TABLE_FILE, find_price, price_from_management, price_of_gpu
 from asyncgen.transport import aiohttp_transport
 from tests.support import ENDPOINT, KEY
 
