@@ -10,6 +10,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     run                       the composition root: wires everything below together
     engine                    bounded fan-out: claims, starts, hands on, stops
     job                       one image, from the wish for it to the file
+    allowance                 what a run may still buy, and on which terms
     story                     one image's story, for `asyncgen why`
     report, manifest, results readers of the ledger, and what callers get
     endpoint                  submit, wait, cancel, health; gates and backoff
@@ -17,8 +18,9 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     ledger, store, intake     durable state, files, prompts in
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
     plan, workflow, template  from a request to a graph
+    money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, diagnosis, request, records, lifecycle,
-    errors                    pure: values in, values out
+    errors                    pure, as the line above: values in, values out
     sandbox                   the RunPod API on localhost
 """
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     )
     from asyncgen.errors import (
         AsyncgenError,
+        BudgetReachedError,
         Failure,
         FailureClass,
         FailureCode,
@@ -75,6 +78,7 @@ _HOMES = {
     ),
     "errors": (
         "AsyncgenError",
+        "BudgetReachedError",
         "Failure",
         "FailureClass",
         "FailureCode",
@@ -109,6 +113,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AsyncgenError",
+    "BudgetReachedError",
     "Failure",
     "FailureClass",
     "FailureCode",

@@ -1,6 +1,6 @@
 """Systematic faults: the same one over and over in one style, LoRA set, workflow or endpoint stops that lane. Pure.
 
-Each ended job is noted in its four lanes. A style or a LoRA set stops by itself; a workflow or an endpoint, which hold
+Each ended job is noted in its lanes. A style or a LoRA set stops by itself; a workflow or an endpoint, which hold
 many of those, only stops when the faults come from more than one of them. What is stopped stays so for the run.
 """
 
@@ -54,7 +54,7 @@ class StoppedLane:
 
 @dataclass(slots=True)
 class _History:
-    """The last outcomes of a lane, oldest first, None for a good one; and the styles and LoRA sets they came from."""
+    """The last outcomes of a lane, oldest first, None for a good one; and the narrowest lane each came from."""
 
     outcomes: deque[tuple[FailureCode | None, Lane]] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
@@ -131,12 +131,13 @@ class Lanes:
         self._histories = {lane: it for lane, it in self._histories.items() if lane.kind not in _WIDE}
 
 
-def lanes_of(spec: Spec, endpoint: str) -> tuple[Lane, Lane, Lane, Lane]:
-    """The lanes of a job, its style first."""
+def lanes_of(spec: Spec, endpoint: str) -> list[Lane]:
+    """The lanes of a job, the narrowest first; it may have no style and no LoRAs."""
     loras = " + ".join(sorted(lora.name for lora in spec.loras))
-    return (
-        Lane(LaneKind.STYLE, spec.style_id or "(none)"),
-        Lane(LaneKind.LORA_SET, loras or "(none)"),
-        Lane(LaneKind.WORKFLOW, spec.workflow),
-        Lane(LaneKind.ENDPOINT, endpoint),
+    named = (
+        (LaneKind.STYLE, spec.style_id),
+        (LaneKind.LORA_SET, loras),
+        (LaneKind.WORKFLOW, spec.workflow),
+        (LaneKind.ENDPOINT, endpoint),
     )
+    return [Lane(kind, name) for kind, name in named if name]

@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     )
     lane_faults: Count = _env(
         "ASYNCGEN_LANE_FAULTS",
-        10,
+        20,
         "So many jobs in a row with the same fault stop their style, LoRA set, workflow or endpoint for the run.",
     )
     lane_fault_share: Annotated[float, Field(gt=0, le=1)] = _env(

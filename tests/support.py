@@ -213,7 +213,7 @@ def allowing(
     *,
     price: Price | None = None,
     budget_usd: float | None = None,
-    faults_in_a_row: int = 10,
+    faults_in_a_row: int = 20,
     execution_timeout_seconds: float = 600.0,
 ) -> Allowance:
     """What a run may buy; everything, unless told otherwise."""
