@@ -6,7 +6,7 @@ import logging
 import signal
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +15,9 @@ from anyio.abc import TaskGroup
 
 from asyncgen import display, logs
 from asyncgen.api import ImageGenerator
-from asyncgen.console import with_exit_code
+from asyncgen.console import ask, can_ask, with_exit_code
 from asyncgen.display import Display, Moment
+from asyncgen.engine import Statistics
 from asyncgen.errors import AsyncgenError, InputError
 from asyncgen.exits import Exit, of_run
 from asyncgen.intake import IndexedWant, Intake
@@ -77,7 +78,8 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
             chunks=lambda: source.chunks(generator),
             skipped=lambda: source.skipped,
         )
-        return anyio.run(_execute, generator, job, shown)
+        ended = anyio.run(_execute, generator, job, shown)
+    return _settle_held(setup, options.model_urls, ended)
 
 
 @with_exit_code
@@ -88,7 +90,8 @@ def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[st
         _check_options(generator, fields)
         wanted = Intake(generator.planner, fields, name="prompt").plan(prompt)
         job = _RunPlan(name=name, total=len(wanted), chunks=lambda: _one_chunk(wanted))
-        return anyio.run(_execute, generator, job, shown)
+        ended = anyio.run(_execute, generator, job, shown)
+    return _settle_held(setup, urls, ended)
 
 
 @with_exit_code
@@ -97,17 +100,37 @@ def run_retry(setup: Setup, name: str, urls: Sequence[str], *, rebuy_changed: bo
 
     What failed is tried with the values it was recorded with, or, with `rebuy_changed`, with today's.
     """
+    ended = _run_recorded(setup, name, urls, retry_failed=True, rebuy_changed=rebuy_changed)
+    return _settle_held(setup, urls, ended)
+
+
+def _run_recorded(
+    setup: Setup, name: str, urls: Sequence[str], *, retry_failed: bool = False, rebuy_changed: bool = False
+) -> _Ended:
+    """A run over all that the ledger has of a batch."""
     generator = _generator(setup, _model_urls(urls))
     with _shown(setup, generator.settings) as shown:
         job = _RunPlan(
             name=name,
-            retry_failed=True,
+            retry_failed=retry_failed,
             rebuy_changed=rebuy_changed,
             total=None,
             chunks=lambda: generator.recorded_wants(name, todays_values=rebuy_changed),
             must_exist=True,
         )
         return anyio.run(_execute, generator, job, shown)
+
+
+def _settle_held(setup: Setup, urls: Sequence[str], ended: _Ended) -> Exit:
+    """Somebody who sits at a terminal is asked about submissions of unknown outcome; others get the exit code."""
+    if ended.code is not Exit.HELD or setup.as_json or setup.verbosity < 0 or not can_ask():
+        return ended.code
+    held = ended.statistics.held
+    most = display.most_cost_of_held(ended.statistics)
+    if not ask(f"send the {held} held submissions again? What was accepted after all is paid for twice: {most}"):
+        return ended.code
+    again = replace(setup, overrides={**setup.overrides, "unknown": "resubmit"})
+    return _run_recorded(again, ended.batch.name, urls).code
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +147,16 @@ class _RunPlan:
     skipped: Callable[[], int] = lambda: 0
 
 
-async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> Exit:
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """One run that has come to its end."""
+
+    code: Exit
+    batch: Batch
+    statistics: Statistics
+
+
+async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> _Ended:
     async with generator:
         total = _recorded_total(generator, job) if job.must_exist else job.total
         run = await generator.open_run(
@@ -153,11 +185,10 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
             shown.notice(
                 f"{out} jobs are out and being paid for; the same command collects them, within 30 minutes of their end"
             )
-        if watch.stopped_now:
-            return Exit.STOPPED
-        if error is not None:
+        if error is not None and not watch.stopped_now:
             raise error
-        return of_run(run.statistics, stopped=watch.stopping)
+        code = Exit.STOPPED if watch.stopped_now else of_run(run.statistics, stopped=watch.stopping)
+        return _Ended(code, run.batch, run.statistics)
 
 
 def _check_options(generator: ImageGenerator, fields: Mapping[str, Any]) -> None:

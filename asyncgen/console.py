@@ -46,6 +46,19 @@ def complain(text: str) -> None:
     print(f"asyncgen: {text}", file=sys.stderr)  # noqa: T201 - errors go to standard error
 
 
+def can_ask() -> bool:
+    """Whether somebody sits at both ends of a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def ask(question: str) -> bool:
+    """A question that is answered with yes or no; no answer is a no."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def print_json(value: object) -> None:
     """One JSON value, on a line of its own."""
     print(json.dumps(value, ensure_ascii=False))  # noqa: T201 - this is the output

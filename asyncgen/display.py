@@ -202,7 +202,7 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
     if s.held:
         lines.append(
             f"{s.held} held: sent, but whether they were accepted was never learned; --unknown resubmit sends them "
-            "again and may pay twice" + _cost_of_held(s)
+            f"again and may pay twice: {most_cost_of_held(s)}"
         )
     lines += map(str, s.stopped_lanes)
     if to_do := moment.pending + s.cancelled:
@@ -228,10 +228,9 @@ def _cost_lines(s: Statistics) -> list[str]:
     return [", ".join([line, *wasted]), f"beside it {overhead} estimated for cold starts and idle workers"]
 
 
-def _cost_of_held(s: Statistics) -> str:
-    if s.unknown_usd is None:
-        return "; what that can cost is unpriced"
-    return f": {dollars(s.held * s.unknown_usd)} at the most"
+def most_cost_of_held(s: Statistics) -> str:
+    """What settling the held submissions can cost."""
+    return "unpriced" if s.unknown_usd is None else f"{dollars(s.held * s.unknown_usd)} at the most"
 
 
 def result_fields(result: ImageResult) -> dict[str, object]:

@@ -252,7 +252,7 @@ class Ledger:
         `usd_per_second` prices jobs that were bought without a price. Jobs that are out are not in it.
         """
         query = (
-            "SELECT coalesce(sum(coalesce(usd_per_second, ?) * coalesce(execution_ms, execution_timeout_ms)), 0) "
+            "SELECT coalesce(sum(coalesce(usd_per_second, ?) * coalesce(execution_ms, job.execution_timeout_ms)), 0) "
             "/ 1000 AS usd FROM job JOIN item ON item.id = job.item_id WHERE batch_id = ? AND outcome IS NOT NULL"
         )
         parameters = (usd_per_second, batch.id)

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
@@ -41,9 +41,9 @@ from asyncgen.job import Policy, Workbench
 from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
 from asyncgen.manifest import Manifest
-from asyncgen.money import Budget
+from asyncgen.money import Budget, Price
 from asyncgen.plan import Planner, Styles
-from asyncgen.ports import Ports, TransportError
+from asyncgen.ports import Ports, Transport, TransportError
 from asyncgen.prices import find_price
 from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM, SANDBOX, Batch
@@ -67,11 +67,15 @@ _LEAVING_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where jobs go. `realm` keeps sandbox images apart; `address` is what the ledger stores with a job."""
+    """Where jobs go. `realm` keeps sandbox images apart; `address` is what the ledger stores with a job.
+
+    `price` is that of one of its workers, None where it is not known.
+    """
 
     realm: str
     address: str
     api_key: str = field(repr=False)
+    price: Price | None = None
 
 
 @dataclass(slots=True)
@@ -194,28 +198,13 @@ async def open_run(
 
 
 async def _allowance(workspace: Workspace, settings: Settings, target: Target, batch: Batch, pace: Pace) -> Allowance:
-    """What the run may buy. Raises `InputError` for a budget without a price."""
-    endpoint = workspace.endpoint_at(target.address, target.api_key, pace)
-    price = await find_price(
-        workspace.ports.transport,
-        usd_per_second=settings.usd_per_second,
-        gpu=settings.gpu,
-        management_url=settings.management_url,
-        endpoint_id=endpoint.address.endpoint_id,
-        api_key=target.api_key,
-        on_platform=target.realm == PLATFORM and endpoint.address.base_url == RUNPOD_BASE_URL,
-    )
-    budget = Budget(settings.budget_usd)
-    if budget.cap_usd is not None:
-        if price is None:
-            raise InputError(
-                "a budget needs a price: name it with --usd-per-second, or the endpoint's GPU with --gpu",
-                field="budget",
-            )
-        budget.committed_usd = await workspace.ledger.committed_usd(batch, price.usd_per_second)
+    """What the run may buy: the batch's earlier runs have used up their part of the budget."""
+    endpoint, budget = workspace.endpoint_at(target.address, target.api_key, pace), Budget(settings.budget_usd)
+    if target.price is not None and budget.cap_usd is not None:
+        budget.committed_usd = await workspace.ledger.committed_usd(batch, target.price.usd_per_second)
     return Allowance(
         target.address,
-        price,
+        target.price,
         budget,
         Lanes(settings.lane_faults, settings.lane_fault_share),
         Forecast(settings.execution_timeout_seconds, settings.job_ttl_seconds),
@@ -282,8 +271,8 @@ async def open_target(
 ) -> AsyncIterator[tuple[Workspace, Target]]:
     """The workspace and the target that the settings name; `sandbox` runs our own endpoint inside this process.
 
-    Raises `SettingsError` for what is missing, `LedgerLockedError`, `LedgerError` or `StoreError` for an output root
-    that cannot be used.
+    Raises `SettingsError` for what is missing, `InputError` for a budget without a price, `LedgerLockedError`,
+    `LedgerError` or `StoreError` for an output root that cannot be used.
     """
     naming.check_path_template(settings.path_template)
     if sandbox is not None:
@@ -295,7 +284,26 @@ async def open_target(
             raise LedgerLockedError(
                 f"{workspace.root} is in use in this process without the sandbox: wait for that, or name another root"
             )
-        yield workspace, target
+        yield workspace, replace(target, price=await _price(workspace.ports.transport, settings, target))
+
+
+async def _price(transport: Transport, settings: Settings, target: Target) -> Price | None:
+    """What a worker of the target costs. Raises `InputError` for a budget that there is no price for."""
+    base_url, _, endpoint_id = target.address.rpartition("/")
+    price = await find_price(
+        transport,
+        usd_per_second=settings.usd_per_second,
+        gpu=settings.gpu,
+        management_url=settings.management_url,
+        endpoint_id=endpoint_id,
+        api_key=target.api_key,
+        on_platform=base_url == RUNPOD_BASE_URL,
+    )
+    if price is None and settings.budget_usd is not None:
+        raise InputError(
+            "a budget needs a price: name it with --usd-per-second, or the endpoint's GPU with --gpu", field="budget"
+        )
+    return price
 
 
 @asynccontextmanager
