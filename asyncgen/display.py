@@ -212,20 +212,22 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
 
 def _cost_lines(s: Statistics) -> list[str]:
     """What the run has cost, how sure that is, and what of it gave no picture; no line where nothing was bought."""
-    spending = s.spending
+    spending, lines = s.spending, []
     if spending.total.jobs == 0:
         return []
+    total, overhead = spending.total.cost(s.price), spending.overhead(s.price)
     if s.price is None:
-        return ["cost: unpriced (--usd-per-second or --gpu names a price)"]
-    wasted = [
-        f"{tally.cost(s.price)} of it for {tally.jobs} {words}"
-        for use, words in ((Use.FAILED, "failed jobs"), (Use.LOST, "lost ones"))
-        if (tally := spending.tallies[use]).jobs
-    ]
-    total = spending.total.cost(s.price)
-    line = f"cost: {total} {total.label}, GPU time at ${s.price.usd_per_second:g} a second ({s.price.source})"
-    overhead = spending.overhead(s.price)
-    return [", ".join([line, *wasted]), f"beside it {overhead} estimated for cold starts and idle workers"]
+        lines.append("cost: unpriced (--usd-per-second or --gpu names a price)")
+    else:
+        of_price = f"GPU time at ${s.price.usd_per_second:g} a second ({s.price.source})"
+        lines.append(f"cost: {total} {total.label}, {of_price}")
+        lines.append(f"beside it {overhead} estimated for cold starts and idle workers")
+    if failed := spending.tallies[Use.FAILED].jobs:
+        lines.append(f"{failed} jobs failed and were paid for: {spending.tallies[Use.FAILED].cost(s.price)}")
+    if lost := spending.tallies[Use.LOST].jobs:
+        paid = spending.tallies[Use.LOST].cost(s.price)
+        lines.append(f"{lost} jobs were lost, or had expired before they could be fetched, and were paid for: {paid}")
+    return lines
 
 
 def most_cost_of_held(s: Statistics) -> str:

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 Deliver = Callable[[ImageResult], Awaitable[None]]
 #: What stops a run but is no bug: it is raised once everything that is out has been collected.
 _STOPPING_ERRORS: Final = (RunPausedError, BudgetReachedError, StoreError, LedgerError, InputError)
+_SLEPT_SECONDS: Final = 60.0  # the wall clock may be set by less
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Engine:
         # What landed since the last claim: claimed items of that chunk may still say otherwise.
         self._landed: dict[int, _Flight] = {}
         self._error: AsyncgenError | None = None
+        self._ahead = self._seconds_ahead()
         self.stop = Stop()
         self.statistics = Statistics(
             spending=self._allowance.spending,
@@ -253,7 +255,20 @@ class Engine:
         if flight.holds_place:
             self._limiter.release()
 
+    def _notice_sleep(self) -> None:
+        """Only the wall clock goes on while a machine sleeps; jobs that ended meanwhile may have expired."""
+        ahead = self._seconds_ahead()
+        if ahead - self._ahead > _SLEPT_SECONDS:
+            minutes = (ahead - self._ahead) / 60
+            log.warning("the machine slept for %.0f min: results that had ended are kept for 30 min only", minutes)
+        self._ahead = ahead
+
+    def _seconds_ahead(self) -> float:
+        clock = self._bench.ports.clock
+        return clock.wall() - clock.now()
+
     def _count_out(self, change: int) -> None:
+        self._notice_sleep()
         self.statistics.out += change
         self._allowance.note_out(self.statistics.out)
         self.statistics.stopped_lanes = self._allowance.stopped_lanes
