@@ -360,10 +360,16 @@ class Ran:
         return self.json[-1]
 
 
-def run_cli(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None, stdin: str = "") -> Ran:
+def run_cli(
+    *arguments: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    timeout_seconds: float = 60.0,
+) -> Ran:
     """`python -m asyncgen ARGUMENTS`, to its end."""
     with started(*arguments, cwd=cwd, env=env) as process:
-        out, err = process.communicate(stdin, timeout=60)
+        out, err = process.communicate(stdin, timeout=timeout_seconds)
     return Ran(process.returncode, out, err)
 
 
