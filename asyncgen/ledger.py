@@ -410,8 +410,9 @@ def _as_ledger_error(error: Exception) -> Exception:
         "full": "free some space and start the run again; nothing that was recorded is lost",
         "locked": "another program has the file open for writing; close it",
         "readonly": "make the ledger file and its folder writable",
-        "malformed": "the file is damaged; keep a copy of it and of manifest.jsonl",
-        "not a database": "the file is no ledger; name another one with ASYNCGEN_LEDGER",
+        "malformed": "the file is damaged; keep a copy of it, then rebuild it with `asyncgen verify --repair`",
+        "not a database": "rebuild it with `asyncgen verify --repair`, or name another one with ASYNCGEN_LEDGER",
+        "moved or removed": "put it back where it was and start the run again; what is out is known to it alone",
     }
     cure = next((cure for word, cure in cures.items() if word in text), "check the disk and the folder's permissions")
     return LedgerError(f"the ledger cannot be used ({text}): {cure}")
