@@ -18,7 +18,7 @@ from asyncgen.api import ImageGenerator
 from asyncgen.console import ask, can_ask, with_exit_code
 from asyncgen.display import Display, Moment
 from asyncgen.engine import Statistics
-from asyncgen.errors import AsyncgenError, InputError
+from asyncgen.errors import AsyncgenError, InputError, LedgerError
 from asyncgen.exits import Exit, of_run
 from asyncgen.intake import IndexedWant, Intake
 from asyncgen.lifecycle import OUT
@@ -181,7 +181,7 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
                     error = caught
             tasks.cancel_scope.cancel()
         shown.ended(run.batch, root, moment(), error)
-        if out := _jobs_out(generator, run.batch):
+        if not isinstance(error, LedgerError) and (out := _jobs_out(generator, run.batch)):
             shown.notice(
                 f"{out} jobs are out and being paid for; the same command collects them, within 30 minutes of their end"
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import sys
@@ -27,10 +28,12 @@ from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Choices, Deliver, Engine
 from asyncgen.errors import (
+    AsyncgenError,
     Failure,
     FailureClass,
     FailureCode,
     InputError,
+    LedgerError,
     LedgerLockedError,
     RunPausedError,
     StoreError,
@@ -40,6 +43,7 @@ from asyncgen.intake import IndexedWant
 from asyncgen.job import Policy, Workbench
 from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
+from asyncgen.manifest import FILE_NAME as MANIFEST_NAME
 from asyncgen.manifest import Manifest
 from asyncgen.money import Budget, Price
 from asyncgen.plan import Planner, Styles
@@ -48,12 +52,14 @@ from asyncgen.prices import find_price
 from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM, SANDBOX, Batch
 from asyncgen.settings import RUNPOD_BASE_URL, Settings, user_folder
-from asyncgen.store import Store
+from asyncgen.store import Store, cannot_write
 from asyncgen.system import real_ports
 from asyncgen.transport import AiohttpTransport, aiohttp_transport
 
 if TYPE_CHECKING:
     from asyncgen.sandbox import SandboxSettings
+
+log = logging.getLogger(__name__)
 
 #: What the ledger calls the address of the sandbox in this process, whatever port it has got this time.
 IN_PROCESS: Final = "sandbox:"
@@ -112,7 +118,7 @@ class Workspace:
             try:
                 await self.manifest.bring_up_to_date()
             except OSError as error:
-                raise StoreError(f"cannot write {self.manifest.path}: {error.strerror}") from error
+                raise cannot_write(self.manifest.path, error) from error
 
     @asynccontextmanager
     async def using(self, batch: Batch) -> AsyncIterator[None]:
@@ -153,11 +159,21 @@ class BatchRun:
         async with self.workspace.using(self.batch):
             try:
                 await self._engine.run(chunks, deliver)
-            except BaseExceptionGroup as group:
-                raise _only_error(group) from None
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self.workspace.update_manifest()
+            except BaseException as error:
+                await self._update_manifest_after(error)
+                if isinstance(error, BaseExceptionGroup):
+                    raise _only_error(error) from None
+                raise
+            with anyio.CancelScope(shield=True):
+                await self.workspace.update_manifest()
+
+    async def _update_manifest_after(self, error: BaseException) -> None:
+        """As far as it can be done: what ended the run is what must be told."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.workspace.update_manifest()
+            except AsyncgenError as further:
+                log.warning("after %s: %s", type(error).__name__, further)
 
 
 async def open_run(
@@ -395,6 +411,7 @@ async def _live(host: _Host, root: Path, ledger_path: Path, sandbox: SandboxSett
 async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | None) -> AsyncIterator[Workspace]:
     async with AsyncExitStack() as stack:
         stack.enter_context(_locked(root, ledger_path))
+        _check_not_lost(root, ledger_path)
         transport = await stack.enter_async_context(aiohttp_transport())
         ports = await stack.enter_async_context(real_ports(transport, ledger_path))
         sandbox_base_url = None if sandbox is None else await _serve(stack, sandbox)
@@ -406,6 +423,22 @@ async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | N
         stack.callback(writer.cancel_scope.cancel)
         manifest = Manifest(ports, ledger, root)
         yield Workspace(root, ledger_path, ports, ledger, Store(ports, root), manifest, sandbox_base_url)
+
+
+def _check_not_lost(root: Path, ledger_path: Path) -> None:
+    """Raises `LedgerError` where a new ledger would forget what is paid for, and its manifest replace the old one."""
+    if _size_bytes(ledger_path):
+        return
+    for witness in (root / MANIFEST_NAME, ledger_path.with_name(f"{ledger_path.name}-wal")):
+        if _size_bytes(witness):
+            raise LedgerError(
+                f"{ledger_path} is {'empty' if ledger_path.exists() else 'not there'}, but {witness} is of an earlier "
+                "run: put the ledger back, rebuild it with `asyncgen verify --repair`, or name another output root"
+            )
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _root_seen_from(ledger_path: Path, root: Path) -> str:
@@ -437,8 +470,7 @@ def _locked(root: Path, ledger_path: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise StoreError(
-            f"cannot write in {error.filename or root} ({error.strerror}): make it writable or name another folder "
-            "with --out or ASYNCGEN_OUTPUT_ROOT"
+            f"{cannot_write(root, error)}; or name another folder with --out or ASYNCGEN_OUTPUT_ROOT"
         ) from error
     try:
         yield

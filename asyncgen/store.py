@@ -25,7 +25,7 @@ _PIECE_BYTES: Final = 1 << 20
 _CURES: Final = {
     errno.ENOSPC: "the disk is full: free some space and start the run again",
     errno.EDQUOT: "the disk quota is used up: free some space and start the run again",
-    errno.EROFS: "the file system is read-only",
+    errno.EROFS: "the file system is read-only: make it writable",
     errno.EACCES: "permission denied: make the output folder writable",
     errno.EPERM: "not permitted: make the output folder writable",
     errno.ENOENT: "the output folder was removed under the run",
@@ -78,9 +78,13 @@ class Store:
         try:
             return await self._ports.file_threads.run(function, *args)
         except OSError as error:
-            cure = _CURES.get(error.errno or 0, "check the disk and the folder's permissions")
-            name = error.filename or self.root
-            raise StoreError(f"cannot write {name} ({error.strerror}): {cure}") from error
+            raise cannot_write(self.root, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """What the file system refused, with the cure; `path` is named where the error itself names none."""
+    cure = _CURES.get(error.errno or 0, "check the disk and the folder's permissions")
+    return StoreError(f"cannot write {error.filename or path} ({error.strerror}): {cure}")
 
 
 def _prepare(
