@@ -17,12 +17,21 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, er
 
 
 class RealDisk:
-    """The operations of the port, each as little as one system call where the file system allows it."""
+    """The operations of the port, each as little as one system call where the file system allows it.
+
+    `output_root` was there when the run began. Where it is gone (removed, or its disk taken out) it is never made anew:
+    what went there would be apart from what it belongs to.
+    """
+
+    def __init__(self, output_root: Path | None = None) -> None:
+        self._output_root = output_root
 
     def make_directory(self, path: Path) -> None:
         """Create it and its parents; each new entry is flushed in its parent."""
         if path.is_dir():
             return
+        if path == self._output_root:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         self.make_directory(path.parent)
         path.mkdir(exist_ok=True)
         self.fsync_directory(path.parent)

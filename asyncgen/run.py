@@ -413,7 +413,7 @@ async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | N
         stack.enter_context(_locked(root, ledger_path))
         _check_not_lost(root, ledger_path)
         transport = await stack.enter_async_context(aiohttp_transport())
-        ports = await stack.enter_async_context(real_ports(transport, ledger_path))
+        ports = await stack.enter_async_context(real_ports(transport, ledger_path, root))
         sandbox_base_url = None if sandbox is None else await _serve(stack, sandbox)
         ledger = Ledger(ports)
         await ledger.open(_root_seen_from(ledger_path, root))

@@ -28,7 +28,7 @@ _CURES: Final = {
     errno.EROFS: "the file system is read-only: make it writable",
     errno.EACCES: "permission denied: make the output folder writable",
     errno.EPERM: "not permitted: make the output folder writable",
-    errno.ENOENT: "the output folder was removed under the run",
+    errno.ENOENT: "the output folder was removed under the run: put it back and start the run again",
 }
 
 

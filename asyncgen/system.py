@@ -97,8 +97,8 @@ def _check_whole(path: Path) -> None:
 
 
 @asynccontextmanager
-async def real_ports(transport: Transport, ledger_path: Path) -> AsyncIterator[Ports]:
-    """The ports of a production run; its threads end with the block."""
+async def real_ports(transport: Transport, ledger_path: Path, output_root: Path | None = None) -> AsyncIterator[Ports]:
+    """The ports of a production run; its threads end with the block. `output_root`: see `RealDisk`."""
     with (
         ThreadPoolExecutor(_FILE_THREADS, "asyncgen-files") as file_executor,
         ThreadPoolExecutor(1, "asyncgen-ledger") as ledger_executor,
@@ -108,7 +108,7 @@ async def real_ports(transport: Transport, ledger_path: Path) -> AsyncIterator[P
             clock=SystemClock(),
             rng=random.SystemRandom(),
             new_hex8=lambda: secrets.token_hex(4),
-            disk=RealDisk(),
+            disk=RealDisk(output_root),
             file_threads=FileThreads(file_executor),
             ledger_thread=OneThread(ledger_executor),
             connect=partial(connect_to_ledger, ledger_path),
