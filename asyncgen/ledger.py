@@ -405,17 +405,22 @@ def _as_ledger_error(error: Exception) -> Exception:
         return PathTakenError()
     if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
         return error
-    text = str(error)
+    return LedgerError(f"the ledger cannot be used ({error}): {cure_of(error)}")
+
+
+def cure_of(error: sqlite3.Error) -> str:
+    """What an owner can do about what SQLite says of a ledger's file."""
     cures = {
         "full": "free some space and start the run again; nothing that was recorded is lost",
         "locked": "another program has the file open for writing; close it",
         "readonly": "make the ledger file and its folder writable",
         "malformed": "the file is damaged; keep a copy of it, then rebuild it with `asyncgen verify --repair`",
         "not a database": "rebuild it with `asyncgen verify --repair`, or name another one with ASYNCGEN_LEDGER",
+        "no such table": "it has nothing of a ledger in it; rebuild it with `asyncgen verify --repair`",
         "moved or removed": "put it back where it was and start the run again; what is out is known to it alone",
     }
-    cure = next((cure for word, cure in cures.items() if word in text), "check the disk and the folder's permissions")
-    return LedgerError(f"the ledger cannot be used ({text}): {cure}")
+    text = str(error)
+    return next((cure for word, cure in cures.items() if word in text), "check the disk and the folder's permissions")
 
 
 def _prepare(connection: sqlite3.Connection, output_root: str, at: float) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyncgen.errors import LedgerError
-from asyncgen.ledger import LAST_JOB, VERSION, migrate
+from asyncgen.ledger import LAST_JOB, VERSION, cure_of, migrate
 from asyncgen.lifecycle import State
 from asyncgen.money import Cost, Use, sum_of
 from asyncgen.registry import StyleUse
@@ -109,7 +109,7 @@ def reading(ledger_path: Path) -> Iterator[sqlite3.Connection]:
                 current.row_factory = sqlite3.Row
                 yield current
     except sqlite3.Error as error:
-        raise LedgerError(f"{ledger_path} cannot be read as a ledger ({error})") from error
+        raise LedgerError(f"{ledger_path} cannot be read as a ledger ({error}): {cure_of(error)}") from error
 
 
 @contextmanager
