@@ -38,7 +38,7 @@ _WORKING_SECONDS = 1.2  # of a life, from its first line on, over which kills ar
 _STOPPING_SECONDS = 0.8
 _MOST_RUNS = 8  # until everything is settled: a fault of the account ends a run
 _ENDED = {0, 1, 5}  # all there, some failed, some held
-_GOOD_CODES = {*_ENDED, 3, 4}  # stopped, refused by the account
+_GOOD_CODES = {*_ENDED, 3, 4, -signal.SIGTERM}  # stopped, refused by the account, stopped before or after its run
 _SANDBOX = ("--speed=20", "--execution=lognormal:4,0.5", "--pictures=stamped")
 
 
@@ -112,6 +112,8 @@ class Round:
         else:
             self.figures["killed before there was a ledger"] += 1
         check_wreck(self.root, self.sandbox.books())
+        log = (self.folder / "log.txt").read_text(encoding="utf-8")
+        assert "Traceback" not in log, log[-2000:]
 
     def complete(self, *options: str) -> Ran:
         """Run it to its end, again where the account refused work."""
