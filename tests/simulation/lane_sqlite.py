@@ -22,11 +22,12 @@ import anyio
 import anyio.lowlevel
 
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError
-from asyncgen.ledger import JobEnd, Ledger
+from asyncgen.ledger import Ledger
 from asyncgen.lifecycle import State
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
-from asyncgen.records import PLATFORM, Item, StoredPicture, Want
+from asyncgen.protocol import Timing
+from asyncgen.records import PLATFORM, Item, StoredPicture, Terms, Want
 from asyncgen.registry import StylesRegistry
 from asyncgen.request import parse_request
 
@@ -36,9 +37,11 @@ from .world import EPOCH_SECONDS, PowerCut
 
 T = TypeVar("T")
 PATH = "/out/ledger.sqlite3"
-_ENDPOINT = "https://api.simulated/v2/endpoint"
 _FAILURE = Failure(FailureClass.INFRASTRUCTURE, FailureCode.OUT_OF_MEMORY, "CUDA out of memory")
-_HELD = Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, "no reply came")
+_TERMS = Terms(
+    "https://api.simulated/v2/endpoint", execution_timeout_ms=600_000, ttl_ms=3_600_000, usd_per_second=0.001
+)
+_TIMING = Timing(delay_ms=10, execution_ms=20, worker_id="w1")
 _WITH_A_JOB = (State.ACCEPTED, State.STORING, State.STORED)
 _WITH_PICTURES = (State.STORING, State.STORED)
 # Of the database header, what SQLite fills in while it commits: the change counter, and where and by whom it was set.
@@ -55,7 +58,7 @@ class Finding:
 
     cuts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
-    moves: Counter[State] = field(default_factory=Counter)
+    moves: Counter[tuple[State, State]] = field(default_factory=Counter)
     errors_told: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -104,6 +107,10 @@ class _Standing:
     def when_opened(self) -> _Standing:
         """What `Ledger.open` makes of it: a submission in the air is one whose outcome is unknown."""
         return _Standing(State.UNKNOWN) if self.state is State.SUBMITTING else self
+
+
+#: What is tried: where it leads, and how it is done.
+_Try = tuple[_Standing, Callable[[], Awaitable[None]]]
 
 
 class _Books:
@@ -158,6 +165,10 @@ class _WatchedConnection(ApswConnection):
     def commit(self) -> None:
         self._books.try_commit(digest(self.serialize()))
         super().commit()
+
+    def executescript(self, script: str) -> None:
+        self.has_committed()  # what turned the file into one with a write-ahead log
+        super().executescript(script)
 
     def has_committed(self) -> None:
         self._books.acknowledge_commit(digest(self.serialize()))
@@ -264,7 +275,7 @@ class _Story:
     async def _walk(self, ledger: Ledger, prompt: str, item: Item) -> None:
         """So many steps through the lifecycle. What could not be recorded is tried again, as after a full disk."""
         for _ in range(self._steps):
-            target, move = self._next_move(ledger, prompt, item)
+            before, (target, move) = item.state, self._next_move(ledger, prompt, item)
             self._books.try_move(prompt, target.when_opened())
             try:
                 await move()
@@ -274,40 +285,14 @@ class _Story:
                 self._finding.errors_told += 1
                 continue
             self._books.acknowledge(prompt, item)
-            self._finding.moves[item.state] += 1
+            self._finding.moves[before, item.state] += 1
             for _ in range(self._pick(3, "pause", prompt)):
                 await anyio.lowlevel.checkpoint()
 
-    def _next_move(self, ledger: Ledger, prompt: str, item: Item) -> tuple[_Standing, Callable[[], Awaitable[None]]]:
-        """A move that is allowed from here: where it leads, and how it is made."""
+    def _next_move(self, ledger: Ledger, prompt: str, item: Item) -> _Try:
+        """One of the ways on from here."""
         number = next(self._numbers)
-        job_id, picture = f"job-{number}", _picture(f"{number}.png")
-        wanted, accepted = _Standing(State.WANTED), _Standing(State.ACCEPTED, item.job_id)
-        moves: dict[State, list[tuple[_Standing, Callable[[], Awaitable[None]]]]] = {
-            State.WANTED: [(_Standing(State.SUBMITTING), lambda: ledger.record_intent(item, _ENDPOINT))],
-            State.SUBMITTING: [
-                (_Standing(State.ACCEPTED, job_id), lambda: ledger.record_accepted(item, job_id)),
-                (_Standing(State.UNKNOWN), lambda: ledger.record_unsettled(item, State.UNKNOWN, _HELD)),
-                (wanted, lambda: ledger.record_refused(item, "429")),
-            ],
-            State.UNKNOWN: [(wanted, lambda: ledger.record_resubmission(item))],
-            State.ACCEPTED: [
-                (
-                    _Standing(State.STORING, item.job_id, (picture.path,)),
-                    lambda: ledger.record_storing(item, [picture], JobEnd("completed", 10, 20, "w1")),
-                ),
-                (wanted, lambda: ledger.record_unsettled(item, State.WANTED, _FAILURE, JobEnd("out_of_memory"))),
-            ],
-            State.STORING: [
-                (
-                    _Standing(State.STORED, item.job_id, tuple(picture.path for picture in item.pictures)),
-                    lambda: ledger.record_stored(item),
-                ),
-                (accepted, lambda: ledger.record_not_stored(item)),
-            ],
-            State.STORED: [(wanted, lambda: ledger.record_wanted_again(item, _want(prompt), "again"))],
-        }
-        here = moves[item.state]
+        here = _ways_on(ledger, item, _want(prompt), f"job-{number}", _picture(f"{number}.png"))[item.state]
         return here[self._pick(len(here), "move", prompt)]
 
     # -- after the cut ---------------------------------------------------------------------------------------------
@@ -355,6 +340,47 @@ class _Story:
         with self._booted(ForgetfulDisk(at_rest, self._pick), _Books()) as ledger:
             anyio.run(ask, ledger)
         return found
+
+
+def _ways_on(
+    ledger: Ledger, item: Item, want: Want, job_id: str, picture: StoredPicture
+) -> Mapping[State, Sequence[_Try]]:
+    """From each state every move but those of `asyncgen verify`: where the item stands then, and how it gets there."""
+    wanted, failed, paths = _Standing(State.WANTED), _Standing(State.FAILED), tuple(p.path for p in item.pictures)
+    again = [(wanted, lambda: ledger.record_wanted_again(item, want, "again"))]
+
+    def ended(target: State) -> _Try:
+        return _Standing(target), lambda: ledger.record_ended(item, target, _FAILURE, _TIMING)
+
+    return {
+        State.WANTED: [
+            (_Standing(State.SUBMITTING), lambda: ledger.record_intent(item, _TERMS)),
+            (failed, lambda: ledger.record_refused_here(item, _FAILURE)),
+        ],
+        State.SUBMITTING: [
+            (_Standing(State.ACCEPTED, job_id), lambda: ledger.record_accepted(item, job_id)),
+            (_Standing(State.UNKNOWN), lambda: ledger.record_unknown(item, _FAILURE)),
+            (wanted, lambda: ledger.record_refused(item, "429")),
+            (failed, lambda: ledger.record_rejected(item, _FAILURE)),
+        ],
+        State.UNKNOWN: [(wanted, lambda: ledger.record_resubmission(item))],
+        State.ACCEPTED: [
+            (
+                _Standing(State.STORING, item.job_id, (picture.path,)),
+                lambda: ledger.record_storing(item, [picture], _TIMING),
+            ),
+            (
+                _Standing(State.SUBMITTING, item.job_id),
+                lambda: ledger.record_retry_intent(item, _TERMS, _FAILURE, _TIMING),
+            ),
+            *map(ended, (State.WANTED, State.FAILED, State.GIVEN_UP, State.LOST, State.CANCELLED)),
+        ],
+        State.STORING: [
+            (_Standing(State.STORED, item.job_id, paths), lambda: ledger.record_stored(item)),
+            (_Standing(State.ACCEPTED, item.job_id), lambda: ledger.record_not_stored(item)),
+        ],
+        **dict.fromkeys((State.STORED, State.FAILED, State.GIVEN_UP, State.LOST, State.CANCELLED), again),
+    }
 
 
 class _DamagedError(Exception):

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import apsw
 
@@ -246,6 +246,8 @@ class ApswConnection:
         self, disk: ForgetfulDisk, path: str, *, checkpoint_pages: int = 1000, synchronous: str | None = None
     ) -> None:
         self._database = apsw.Connection(path, vfs=disk.name)
+        self._database.row_trace = NamedRow.traced
+        self.row_factory: object = None  # to be set like sqlite3's; rows have names all the same
         self._checkpoint_pages, self._synchronous = checkpoint_pages, synchronous
         # A VFS written in Python has no shared memory: the index of the write-ahead log lives in this process, which
         # SQLite allows to a connection that lets nobody else in. Nothing in the files, or in what is synced, differs.
@@ -256,7 +258,7 @@ class ApswConnection:
         if self._synchronous is not None and sql.startswith("PRAGMA synchronous"):
             sql = f"PRAGMA synchronous = {self._synchronous}"
         with _as_sqlite3():
-            rows = list(self._database.execute(sql, parameters))
+            rows = cast(list[NamedRow], self._database.execute(sql, parameters).fetchall())
         return ApswCursor(rows, self._database.changes(), self._database.last_insert_rowid())
 
     def executemany(self, sql: str, many: Iterable[Sequence[Any]]) -> None:
@@ -294,19 +296,37 @@ class ApswConnection:
         return apsw.SQLITE_OK
 
 
+class NamedRow(tuple[Any, ...]):
+    """A row as `sqlite3.Row` is one: its values by number and by name."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def traced(cls, cursor: apsw.Cursor, values: tuple[Any, ...]) -> NamedRow:
+        row = cls(values)
+        row.names = tuple(column[0] for column in cursor.get_description())
+        return row
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(self.names.index(key) if isinstance(key, str) else key)
+
+    def keys(self) -> list[str]:
+        return list(self.names)
+
+
 class ApswCursor:
     """The result of one statement, already read."""
 
-    def __init__(self, rows: list[tuple[Any, ...]], rowcount: int, lastrowid: int) -> None:
+    def __init__(self, rows: list[NamedRow], rowcount: int, lastrowid: int) -> None:
         self._rows, self.rowcount, self.lastrowid = iter(rows), rowcount, lastrowid
 
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+    def __iter__(self) -> Iterator[NamedRow]:
         return self._rows
 
-    def fetchone(self) -> tuple[Any, ...] | None:
+    def fetchone(self) -> NamedRow | None:
         return next(self._rows, None)
 
-    def fetchall(self) -> list[tuple[Any, ...]]:
+    def fetchall(self) -> list[NamedRow]:
         return list(self._rows)
 
 
