@@ -102,6 +102,7 @@ class Connection(asyncio.Protocol):
         self._server, self._pick, self._books = server, server.pick, server.books
         self._buffer = b""
         self._fault: str | None = None  # of the request that is being read; None between two
+        self._requests = 0  # begun so far
         self._transport: Any = None
         self._is_lost = False
 
@@ -115,6 +116,7 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if self._fault is None:
+            self._requests += 1
             self._fault = self._server.draw()
             self._leave_after = {
                 "reset at once": 0,
@@ -161,7 +163,8 @@ class Connection(asyncio.Protocol):
                 self._leave(fault)
             case "closed while idle" | "reset while idle":
                 self._write(whole)
-                self._later(lambda: self._leave(fault), self._pick(60, "http", "idle"))
+                begun = self._requests
+                self._later(lambda: begun == self._requests and self._leave(fault), self._pick(60, "http", "idle"))
             case _:
                 self._write(_spoilt(fault, status, body, self._pick))
                 if fault in _LAST:
