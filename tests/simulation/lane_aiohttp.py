@@ -1,8 +1,9 @@
 """The lane of the real aiohttp adapter: its errors must say the truth about what a misbehaving server has seen.
 
-    exchange        requests one by one and side by side, on virtual time
-    exchange_real   the same over real sockets on loopback, for the kernel's own ways of losing a connection
-    run             the shipped engine as `asyncgen.run` wires it, over the adapter, to the end of its work
+    exchange                     requests one by one and side by side, on virtual time
+    exchange_real                the same over real sockets, for the kernel's own ways of losing a connection
+    exchange_after_stray_reply   on a connection that holds a reply nobody asked for
+    run                          the shipped engine as `asyncgen.run` wires it, over the adapter, to the end of its work
 
 `NotSentError` means that an image may be bought again, so it may only be said of a request that the server has never
 read; and a `POST` that is sent once must never be read twice.
@@ -46,7 +47,7 @@ from asyncgen.transport import aiohttp_transport
 from .choices import Choices
 from .disk import SimulatedDisk
 from .loop import seed_hashes
-from .misbehaving import FAULTS, SHORTENED, SILENT, WHOLE, Books, Request, Server
+from .misbehaving import FAULTS, SHORTENED, SILENT, UNASKED, WHOLE, Books, Request, Server
 from .sockets import Fares, SocketLoop
 from .world import EPOCH_SECONDS
 
@@ -115,9 +116,8 @@ def _never_left(sent: Sent) -> bool:
 class _Network:
     """What a seed draws about connections, and the names of what is sent over them."""
 
-    def __init__(self, pick: Choices, fault_percent: float) -> None:
-        self._pick, self.fault_percent = pick, fault_percent
-        self.sent: dict[str, Sent] = {}
+    def __init__(self, pick: Choices, fault_percent: float, sent: dict[str, Sent]) -> None:
+        self._pick, self.fault_percent, self.sent = pick, fault_percent, sent
 
     def connecting(self) -> Fares:
         goes_wrong = self._pick.chance(self.fault_percent / 2, "connection")
@@ -166,7 +166,7 @@ def exchange(seed: int, *, fault_percent: float | None = None) -> Finding:
     seed_hashes(seed)
     pick = Choices(seed)
     percent = (3.0, 15.0, 40.0)[pick(3, "fault percent")] if fault_percent is None else fault_percent
-    network = _Network(pick, percent)
+    network = _Network(pick, percent, {})
     server = Server(pick, _echo, fault_percent=percent)
     loop = SocketLoop(_Mains(), pick, server.connection, network.connecting)
     loop.drive(_talk(network.sent, pick, _HOST))
@@ -181,6 +181,24 @@ async def exchange_real(seed: int) -> Finding:
     listening = await asyncio.get_running_loop().create_server(server.connection, "127.0.0.1", 0)
     async with listening:
         await _talk(sent, pick, f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", most_pause_seconds=0.004)
+    return _finding(sent, server)
+
+
+def exchange_after_stray_reply(seed: int) -> Finding:
+    """A connection on which, while it is idle, a reply comes that nobody asked for; then a request."""
+    pick, sent = Choices(seed), dict[str, Sent]()
+    server = Server(pick, _echo, fault_percent=100.0, faults=(UNASKED,))
+    loop = SocketLoop(_Mains(), pick, server.connection, _Network(pick, 0.0, sent).connecting)
+
+    async def talk() -> None:
+        async with aiohttp_transport() as transport:
+            named = _Named(transport, sent)
+            for method in ("GET", "POST"):
+                await named.send(HttpRequest(method, f"{_HOST}/", {}, b"body"))
+                server.fault_percent = 0.0
+                await anyio.sleep(1.0)
+
+    loop.drive(talk())
     return _finding(sent, server)
 
 
@@ -280,7 +298,7 @@ class _Batch:
     def __init__(self, seed: int) -> None:
         self.pick = pick = Choices(seed)
         percent = (3.0, 10.0, 25.0)[pick(3, "fault percent")]
-        self.network = _Network(pick, percent)
+        self.network = _Network(pick, percent, {})
         self.platform = _Platform(pick, lambda: asyncio.get_running_loop().time())
         self.server = Server(pick, self.platform.answer, fault_percent=percent)
         self._disk = SimulatedDisk(lambda operation, path: None)

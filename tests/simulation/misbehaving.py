@@ -148,6 +148,10 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
+    def _leave_idle(self, fault: str, begun: int) -> None:
+        if begun == self._requests:
+            self._leave(fault)
+
     def _say(self, fault: str, status: int, body: bytes) -> None:
         whole = _reply(status, body)
         cut = self._pick(len(whole), "http", "reply cut")
@@ -164,7 +168,7 @@ class Connection(asyncio.Protocol):
             case "closed while idle" | "reset while idle":
                 self._write(whole)
                 begun = self._requests
-                self._later(lambda: begun == self._requests and self._leave(fault), self._pick(60, "http", "idle"))
+                self._later(lambda: self._leave_idle(fault, begun), self._pick(60, "http", "idle"))
             case _:
                 self._write(_spoilt(fault, status, body, self._pick))
                 if fault in _LAST:
