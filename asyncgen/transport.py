@@ -91,7 +91,7 @@ class AiohttpTransport:
                 headers=request.headers,
                 proxy=None if request.public_hosts_only else self._proxy_for(request.url),
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=request.timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS),
+                timeout=_timeout(request),
             ) as response:
                 return await _whole_reply(response, request)
         except _NOT_SENT as error:
@@ -146,6 +146,12 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         read_bufsize=_READ_BUFFER_BYTES,
         headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
     )
+
+
+def _timeout(request: HttpRequest) -> aiohttp.ClientTimeout:
+    """Connecting ends before the whole time is up: only then is it known that nothing was sent."""
+    total = request.timeout_seconds
+    return aiohttp.ClientTimeout(total=total, connect=min(_CONNECT_TIMEOUT_SECONDS, total / 2))
 
 
 def _sendable(body: bytes | None) -> bytes | BytesIO | None:
