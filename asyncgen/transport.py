@@ -15,6 +15,9 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 
 from asyncgen._version import __version__
 from asyncgen.ports import (
@@ -71,6 +74,19 @@ class _PublicResolver(AbstractResolver):
         await self._resolver.close()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no idle connection on which something has come: it would pass for the answer to the next request.
+
+    aiohttp only looks whether the connection is open. A stray 503 would make a job that was accepted look refused.
+    """
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        for protocol, _ in self._conns.get(key, ()):
+            if protocol.should_close:
+                protocol.close()
+        return await super()._get(key, traces)
+
+
 class AiohttpTransport:
     """Sends requests through two pooled sessions: the API's, and one for downloads that only reaches public hosts."""
 
@@ -117,8 +133,8 @@ class AiohttpTransport:
 async def aiohttp_transport() -> AsyncIterator[AiohttpTransport]:
     """A transport whose connections are closed with the block. Proxies are taken from the environment."""
     # limit=0: how many requests run at once is decided by the endpoint's own gates
-    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, resolver=aiohttp.ThreadedResolver())
-    public_connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, resolver=_PublicResolver())
+    connector = _Connector(limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, resolver=aiohttp.ThreadedResolver())
+    public_connector = _Connector(limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, resolver=_PublicResolver())
     async with _session(connector) as session, _session(public_connector) as public_session:
         yield AiohttpTransport(session, public_session)
 
