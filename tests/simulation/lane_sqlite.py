@@ -32,7 +32,7 @@ from asyncgen.registry import StylesRegistry
 from asyncgen.request import parse_request
 
 from .choices import Choices
-from .vfs import ApswConnection, ForgetfulDisk
+from .vfs import ANY, ApswConnection, ForgetfulDisk
 from .world import EPOCH_SECONDS, PowerCut
 
 T = TypeVar("T")
@@ -119,8 +119,9 @@ class _Books:
     def __init__(self) -> None:
         self.standing: dict[str, _Standing] = {}
         self.tried: dict[str, set[_Standing]] = {}
-        self.commits: list[bytes] = []
+        self.committed: bytes | None = None  # the database as the last acknowledged commit left it
         self.commits_tried: set[bytes] = set()
+        self.past: set[bytes] = set()
         self.is_opening = True  # what a commit of these would make of the database is not known beforehand
 
     def try_move(self, prompt: str, standing: _Standing) -> None:
@@ -131,21 +132,22 @@ class _Books:
         self.tried[prompt] = set()
 
     def try_commit(self, database: bytes) -> None:
-        self.is_opening = False
         self.commits_tried.add(database)
+        self.past.add(database)
 
     def acknowledge_commit(self, database: bytes) -> None:
-        self.commits.append(database)
+        self.committed = database
         self.commits_tried.clear()
+        self.past.add(database)
 
     def verdict_on(self, found: Mapping[str, _Standing], database: bytes) -> tuple[str, str]:
         """The verdict, and what is wrong."""
         for prompt, standing in self.standing.items():
             if found.get(prompt) not in {standing, *self.tried[prompt]}:
                 return "lost", f"{prompt}: {standing} was acknowledged, {found.get(prompt)} is there"
-        if not self.commits or database in {self.commits[-1], *self.commits_tried}:
+        if self.committed is None or database in {self.committed, *self.commits_tried}:
             return "kept", ""
-        if database in self.commits:
+        if database in self.past:
             return "lost", "the database is as it was some commits ago"
         return ("kept", "") if self.is_opening else ("corrupt", "the database is as it never was")
 
@@ -163,11 +165,12 @@ class _WatchedConnection(ApswConnection):
         self._books = books
 
     def commit(self) -> None:
+        self._books.is_opening = False
         self._books.try_commit(digest(self.serialize()))
         super().commit()
 
     def executescript(self, script: str) -> None:
-        self.has_committed()  # what turned the file into one with a write-ahead log
+        self._books.try_commit(digest(self.serialize()))  # an empty file with a write-ahead log: promised to nobody
         super().executescript(script)
 
     def has_committed(self) -> None:
@@ -199,7 +202,7 @@ class _Story:
         at_rest: Mapping[str, bytes] = {}
         for _ in range(lives):
             disk = ForgetfulDisk(at_rest, self._pick)
-            disk.cut_at = 1 + self._pick((40, 200, 800)[self._pick(3, "cut scale")], "cut at")
+            disk.cut_at = self._cut()
             disk.fault_percent = self._fault_percent
             self._live(disk)
             at_rest = disk.at_rest
@@ -209,6 +212,13 @@ class _Story:
                 if not self._is_kept(at_rest):
                     break
         return self._finding
+
+    def _cut(self) -> tuple[str, int]:
+        """Where the power goes: in half of the lives at one of the rarer operations, which the writes would hide."""
+        if self._pick(2, "cut at a kind"):
+            kind, most = (("sync", 30), ("create", 2), ("truncate", 2), ("delete", 2))[self._pick(4, "cut kind")]
+            return kind, 1 + self._pick(most, "cut at")
+        return ANY, 1 + self._pick((40, 200, 800)[self._pick(3, "cut scale")], "cut at")
 
     # -- a life ----------------------------------------------------------------------------------------------------
 

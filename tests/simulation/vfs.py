@@ -25,6 +25,9 @@ from .choices import Choices
 from .world import PowerCut
 
 SECTOR_BYTES = 512
+#: What SQLite does that changes something, and so may be the last thing that is done.
+OPERATIONS = ("create", "write", "truncate", "sync", "delete")
+ANY = "any"
 _JOURNALS = apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_SUPER_JOURNAL | apsw.SQLITE_OPEN_WAL
 _numbers = itertools.count()
 
@@ -39,7 +42,7 @@ class _File:
 
 
 class ForgetfulDisk(apsw.VFS):
-    """One boot of a machine: files that were `at_rest`, until `cut_at` operations have been begun.
+    """One boot of a machine: files that were `at_rest`, until the operation `cut_at` begins: one of a kind, or of ANY.
 
     From then on `at_rest` is what the next boot finds. The dead process goes on with the files it has, so that its
     connection can be closed; they lead nowhere. `fault_percent` of writes, truncations and syncs fail.
@@ -52,8 +55,8 @@ class ForgetfulDisk(apsw.VFS):
         self._names = {name: _File(bytearray(content), content) for name, content in at_rest.items()}
         self._durable_names = dict(self._names)
         self._journal: list[tuple[str, _File | None]] = []  # changes of the directory since it was last synced
-        self.operations = 0
-        self.cut_at: int | None = None
+        self._operations: Counter[str] = Counter()
+        self.cut_at: tuple[str, int] | None = None
         self.cut_during: str | None = None
         self.fault_percent = 0.0
         self.faults: Counter[str] = Counter()
@@ -101,8 +104,8 @@ class ForgetfulDisk(apsw.VFS):
 
     def begin(self, operation: str) -> None:
         """One more operation begins: the power may go."""
-        self.operations += 1
-        if self.operations == self.cut_at and not self.is_off:
+        self._operations.update((operation, ANY))
+        if not self.is_off and self.cut_at in [(kind, self._operations[kind]) for kind in (operation, ANY)]:
             self.cut_during = operation
             self.at_rest = self._after_power_cut()
             raise PowerCut
