@@ -20,7 +20,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     plan, workflow, template  from a request to a graph
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, diagnosis, request, records, lifecycle,
-    errors                    pure, as the line above: values in, values out
+    documents, errors         pure, as the line above: values in, values out
     sandbox                   the RunPod API on localhost
 """
 

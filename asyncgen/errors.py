@@ -24,6 +24,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+#: What an error says of an input at most; the input may be a file of any size.
+MAX_MESSAGE_CHARACTERS: Final = 1_000
+_MAX_PLACE_CHARACTERS: Final = 300
 
 
 class FailureClass(StrEnum):
@@ -86,12 +91,16 @@ class AsyncgenError(Exception):
 class InputError(AsyncgenError):
     """Something the caller gave is wrong. Nothing was sent and nothing was spent.
 
-    `field` is the parameter at fault and `where` the place (`file:line`); either is None where there is none.
+    `field` is the parameter at fault and `where` the place (`file:line`); either is None where there is none. All three
+    are shortened, and what cannot be printed in them is escaped: they quote files that anybody may have written.
     """
 
     def __init__(self, message: str, *, field: str | None = None, where: str | None = None) -> None:
-        self.message, self.field, self.where = message, field, where
-        super().__init__(": ".join((":".join(part for part in (where, field) if part), message)).removeprefix(": "))
+        self.message = _one_line(message, MAX_MESSAGE_CHARACTERS)
+        self.field = field and _one_line(field, _MAX_PLACE_CHARACTERS)
+        self.where = where and _one_line(where, _MAX_PLACE_CHARACTERS)
+        place = ":".join(part for part in (self.where, self.field) if part)
+        super().__init__(f"{place}: {self.message}" if place else self.message)
 
     def at(self, where: str) -> InputError:
         """The same error, naming the place (`file:line`) it was found at."""
@@ -152,3 +161,13 @@ class LedgerVersionError(LedgerError):
 
 class StoreError(AsyncgenError):
     """A picture that was paid for could not be written; it can be fetched again while the endpoint keeps it."""
+
+
+def _one_line(text: str, limit: int) -> str:
+    """At most `limit` printable characters, the middle left out; the end of a message says what to do."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} … {text[3 - limit // 2 :]}"
+    if text.isprintable():
+        return text
+    escaped = "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
+    return _one_line(escaped, limit)

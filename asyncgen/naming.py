@@ -24,6 +24,7 @@ _MAX_NAME_BYTES: Final = 112  # leaves room for numbers, an id and suffixes in t
 _UNSAFE: Final = re.compile(
     r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]'
 )
+_UNASSIGNED: Final = "Cn"  # code points that are no characters: APFS refuses them
 _EDGES: Final = re.compile(r"^[\s.]+|[\s.]+$")  # hidden on one system, dropped on another
 _DOTS: Final = re.compile(r"\.{2,}")
 _FIELD: Final = re.compile(r"\{([^{}]*)\}")
@@ -43,7 +44,8 @@ _PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 def safe_name(text: str) -> str:
     """One path component that any file system takes; never empty. Different texts may give the same name."""
-    name = _DOTS.sub("_", _EDGES.sub("", _UNSAFE.sub("_", unicodedata.normalize("NFC", text))))
+    known = "".join("_" if unicodedata.category(mark) == _UNASSIGNED else mark for mark in text)
+    name = _DOTS.sub("_", _EDGES.sub("", _UNSAFE.sub("_", unicodedata.normalize("NFC", known))))
     name = _EDGES.sub("", name.encode("utf-8")[:_MAX_NAME_BYTES].decode("utf-8", "ignore"))
     if not name:
         return "unnamed"

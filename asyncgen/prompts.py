@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from pydantic import AliasChoices
 
+from asyncgen.documents import parse_json
 from asyncgen.errors import InputError
 from asyncgen.request import ImageRequest, parse_request
 
@@ -169,13 +170,9 @@ def _json_fields(line: str) -> Mapping[str, Any]:
 
 def _parsed_json(text: str, field: str | None) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise InputError(f"is not valid JSON: {error}", field=field) from None
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number that JSON knows")
 
 
 def _row(fields: Mapping[str, Any], name: str, number: int) -> Row | BadRow:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from asyncgen import assets
+from asyncgen.documents import parse_json
 from asyncgen.errors import InputError, StyleNotFoundError
 from asyncgen.loras import names_a_lora, with_suffix
 from asyncgen.settings import user_folder
@@ -269,13 +269,10 @@ def _training_notes(entry: _Entry, style: Style, lora_name: str, lora_file: str,
 
 def _read_document(path: Path) -> _Entry:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        document = json.loads(
-            text, parse_constant=_refused, parse_float=_finite, object_pairs_hook=_object_without_duplicates
-        )
+        document = parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"the styles registry cannot be read: {error.strerror}", where=str(path)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"is not a valid JSON file: {error}", where=str(path)) from error
     if not isinstance(document, dict):
         raise InputError('a styles registry is an object: {"version": …, "styles": […], "loras": […]}', where=str(path))
@@ -292,25 +289,13 @@ def _entries(document: _Entry, key: str, path: Path) -> Iterator[_Entry]:
         yield entry
 
 
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> _Entry:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
-    return value
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _refused(text)
-
-
-def _refused(text: str) -> float:
-    raise ValueError(f"{text} is not a number that can be kept")
-
-
 def _encoded(document: _Entry) -> bytes:
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    """Raises `InputError` for what a change has put in and no registry could be loaded with."""
+    try:
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        parse_json(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the registry holds a value that its file cannot carry: {error}") from error
     try:
         return text.encode()
     except UnicodeEncodeError:  # half a surrogate pair, which JSON can carry only as an escape

@@ -50,17 +50,29 @@ _SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,6})?", re.ASCII)
 _BUSY_STATUSES: Final = frozenset({429, 503})
 _PASSING_CLIENT_ERRORS: Final = frozenset({408, 425, 429})
 _REDIRECT_STATUSES: Final = frozenset({301, 302, 303, 307, 308})
+_INPUT_STATUSES: Final = frozenset({400, 413, 422})
 _NOT_FOUND: Final = 404
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """A 3xx or 4xx that has one of these HTTP statuses, or words that match."""
+    """A 3xx or 4xx that has one of these HTTP statuses, or words that match.
+
+    What is the item's own fault is known by its words only under a status that a fault of the input can have: a key
+    that is refused stays the account's fault, whatever else the server says.
+    """
 
     code: FailureCode
     statuses: frozenset[int]
     words: re.Pattern[str] | None
     advice: str
+    kind: FailureClass = FailureClass.ACCOUNT
+
+    def matches(self, status: int, said: str) -> bool:
+        if status in self.statuses:
+            return True
+        words_count = self.kind is FailureClass.ACCOUNT or status in _INPUT_STATUSES
+        return words_count and self.words is not None and self.words.search(said) is not None
 
 
 # The first that matches decides; whatever matches none is `run_refused`.
@@ -76,6 +88,7 @@ _REFUSALS: Final = (
         frozenset({413}),
         re.compile(r"max(?:imum)? body size|(?:body|entity|payload) (?:is )?too large", re.IGNORECASE),
         "send smaller or fewer input pictures",
+        FailureClass.ITEM,
     ),
     _Refusal(
         FailureCode.NO_CREDIT,
@@ -211,9 +224,8 @@ def _unreadable(reply: HttpReply) -> Transient:
 def _refusal(reply: HttpReply) -> Failure:
     said = _said(reply)
     for known in _REFUSALS:
-        if reply.status in known.statuses or (known.words and known.words.search(said)):
-            kind = FailureClass.ITEM if known.code is FailureCode.BODY_TOO_LARGE else FailureClass.ACCOUNT
-            return Failure(kind, known.code, f"{said} ({known.advice})")
+        if known.matches(reply.status, said):
+            return Failure(known.kind, known.code, f"{said} ({known.advice})")
     advice = "the base URL leads elsewhere: check RUNPOD_ENDPOINT_BASE_URL" if _is_redirect(reply) else ""
     return Failure(FailureClass.ACCOUNT, FailureCode.RUN_REFUSED, f"{said} ({advice})" if advice else said)
 
@@ -293,7 +305,7 @@ def _completed(record: Mapping[str, Any], timing: Timing) -> Completed | Failed:
     output = record.get("output")
     if output is None and "images" in record:
         output = {"images": record["images"]}
-    complaint = words_of(record.get("error"))
+    complaint = cleaned(words_of(record.get("error")))
     if output is None:
         return Failed(diagnose(complaint) if complaint else _NO_OUTPUT, timing)
     found = find_images(output)

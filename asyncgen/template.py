@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeGuard
 
 from asyncgen import assets
+from asyncgen.documents import parse_json
 from asyncgen.errors import WorkflowError
 from asyncgen.loras import Lora, with_suffix
 
@@ -43,6 +44,7 @@ ALIASES: Final[Mapping[str, str]] = {"v4": DEFAULT_WORKFLOW, "normal_image_v4": 
 _REQUIRED: Final = ("positive_prompt", "seed")
 _TEXT_KEYS: Final = ("title", "description", "nodes", "variables", "usage_notes", "warnings", "model_urls")
 _KEYS: Final = ("format", "parameters", "lora_stack", "outputs", "images", *_TEXT_KEYS)
+_MAX_SLOTS: Final = 1000
 _STACK_KEYS: Final = ("kind", "node", "slots", "count", "name", "strengths", "empty_name", "empty_strength")
 
 
@@ -197,6 +199,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _located(name_or_path: str | Path, user_folder: Path | None) -> Path:
     """The graph file. A text with a separator or a suffix is a path, any other is a name."""
+    try:
+        return _found(name_or_path, user_folder)
+    except OSError as error:  # a name that no file system takes
+        raise WorkflowError(
+            f"cannot be looked for: {error.strerror}", field="workflow", where=str(name_or_path)
+        ) from None
+
+
+def _found(name_or_path: str | Path, user_folder: Path | None) -> Path:
     path = Path(name_or_path)
     if isinstance(name_or_path, Path) or path.suffix == ".json" or path.name != str(name_or_path):
         if not path.is_file():
@@ -232,15 +243,11 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+        return parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise WorkflowError(f"cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise WorkflowError(f"is not valid JSON: {error}") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number that JSON knows")
 
 
 # Checks of a graph and its bindings ---------------------------------------------------------------------------------
@@ -259,6 +266,10 @@ def _check_graph(graph: Any) -> None:
             raise WorkflowError(f"the root key {name!r} is not a node (it has no class_type): take it out")
         if not isinstance(node.get("inputs"), dict):
             raise WorkflowError(f"node {name} ({node['class_type']}) has no inputs")
+    try:
+        json.dumps(graph, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise WorkflowError("holds half of a surrogate pair, which no server takes: repair the text") from None
 
 
 def _check_bindings(bindings: Any) -> None:
@@ -347,7 +358,7 @@ def _lora_stack(graph: Graph, stack: Any) -> LoraStack:
 
 def _check_stack_values(stack: Mapping[str, Any]) -> None:
     good = {
-        "slots": type(stack["slots"]) is int and stack["slots"] >= 1,
+        "slots": type(stack["slots"]) is int and 1 <= stack["slots"] <= _MAX_SLOTS,
         "count": isinstance(stack["count"], str),
         "name": isinstance(stack["name"], str) and "{slot}" in stack["name"],
         "strengths": isinstance(stack["strengths"], list)
