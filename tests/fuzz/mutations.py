@@ -16,9 +16,10 @@ _NUMBERS: Final = (b"1" * 5_000, b"1e999", b"-1e999", b"NaN", b"-Infinity", b"1.
 TEXTS: Final = (
     "", " ", ".", "..", "../../etc/passwd", "/etc/passwd", "C:\\x", "a/../../b", "%2e%2e%2f", "~", "~root", "$HOME",
     "con", "NUL.png", "a\0b", "\x1b[2J\x1b]0;t\x07", "\r\n", "\t", "\u202egnp", "\u2028", "\ufeff", "\ufffe",
-    "\u0378", "\ud800", "\udcff", "\U0010ffff", "\U000e0041", "e\u0301" * 60, "\u0344" * 80, "画" * 200, "x" * 5_000, "{style}",
-    "{id}/..", "{0.__class__}", "None", "nan", "-inf", "1e999", "1_000", "٣", "'", '"', ",", ":", "a:1.5", "a:1e9", "=1+1",
-    "https://127.0.0.1/", "file:///etc/passwd", "COMPLETED", "FAILED", "error", "{}", '{"error":"x"}', "<script>",
+    "\u0378", "\ud800", "\udcff", "\U0010ffff", "\U000e0041", "e\u0301" * 60, "\u0344" * 80, "画" * 200, "x" * 5_000,
+    "{style}", "{id}/..", "{0.__class__}", "None", "nan", "-inf", "1e999", "1_000", "٣", "'", '"', ",", ":", "a:1.5",
+    "a:1e9", "=1+1", "https://127.0.0.1/", "file:///etc/passwd", "COMPLETED", "FAILED", "error", "{}",
+    '{"error":"x"}', "<script>",
 )  # fmt: skip
 VALUES: Final[tuple[Any, ...]] = (
     None, True, False, 0, 1, -1, 7, 16_384, 10**9, 2**63, 2**64, 2**70, 10**300, 0.5, -0.0, 1e308,
