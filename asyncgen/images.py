@@ -25,10 +25,13 @@ MAX_SIDE_PIXELS: Final = 32_768
 MAX_PNG_PIXELS: Final = 2**28
 #: JPEG and WebP are decoded: this bounds the memory of that to about 256 MB.
 MAX_DECODED_PIXELS: Final = 2**26
+#: A progressive JPEG has about ten; each takes a few bytes to write and a pass over all pixels to decode.
+MAX_JPEG_SCANS: Final = 64
 
 _PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC: Final = b"\xff\xd8\xff"
 _JPEG_END: Final = b"\xff\xd9"
+_JPEG_SCAN: Final = b"\xff\xda"  # cannot stand in pixel data
 _RIFF_HEADER_BYTES: Final = 8  # before what its length counts
 _RIFF_TYPE_END: Final = 12
 # The formats we can name without being able to use them: (offset, magic, name).
@@ -203,6 +206,10 @@ def _bound_size(width: int, height: int, max_pixels: int) -> None:
 def _jpeg(data: bytes) -> Picture:
     if not data.endswith(_JPEG_END):
         raise _corrupt(f"the JPEG is cut off after {len(data)} bytes, or something follows its end")
+    scans = data.count(_JPEG_SCAN)
+    if scans > MAX_JPEG_SCANS:
+        message = f"the JPEG has {scans} scans; up to {MAX_JPEG_SCANS} are decoded"
+        raise ImageFaultError(FailureCode.CORRUPT_IMAGE, message, refetch_first=False)
     from PIL.JpegImagePlugin import JpegImageFile  # noqa: PLC0415 - 20 ms that a set of PNGs need not pay
 
     return Picture(data, "jpeg", ".jpg", *_decoded_size(JpegImageFile, data))

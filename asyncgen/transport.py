@@ -20,6 +20,7 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from asyncgen._version import __version__
+from asyncgen.diagnosis import cleaned
 from asyncgen.ports import (
     AddressRefusedError,
     HttpReply,
@@ -34,6 +35,12 @@ _READ_BUFFER_BYTES: Final = 1 << 20
 _LONG_BODY_BYTES: Final = 1 << 20
 _DNS_CACHE_SECONDS: Final = 300
 _USER_AGENT: Final = f"asyncgen/{__version__}"
+_MAX_ERROR_CHARACTERS: Final = 300
+#: RunPod's have over forty characters; a shorter one, made up for a sandbox, may stand in a picture's base64 by chance.
+_SHORTEST_KEY: Final = 16
+# How aiohttp shows the bytes that it could not read, cut anywhere: in the middle of a key, say.
+_QUOTED_BYTES: Final = re.compile(r"""(?:bytearray\()?\bb['"].*""", re.DOTALL)
+_HEADER_NAME: Final = re.compile(rb"authorization", re.IGNORECASE)
 # What can only happen before the request is on its way.
 _NOT_SENT: Final = (
     aiohttp.ClientConnectorError,
@@ -111,12 +118,14 @@ class AiohttpTransport:
             ) as response:
                 return await _whole_reply(response, request)
         except _NOT_SENT as error:
-            refused = isinstance(getattr(error, "os_error", None), _NoPublicAddressError)
-            raise (AddressRefusedError if refused else NotSentError)(_described(error)) from error
+            cause = getattr(error, "os_error", None)
+            if isinstance(cause, _NoPublicAddressError):
+                raise AddressRefusedError(str(cause)) from None
+            raise NotSentError(_described(error, request)) from None
         except ValueError as error:  # aiohttp could not make the request: `_whole_reply` raises none
-            raise NotSentError(_described(error)) from error
+            raise NotSentError(_described(error, request)) from None
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise InterruptedReplyError(_described(error)) from error
+            raise InterruptedReplyError(_described(error, request)) from None
 
     def _proxy_for(self, url: str) -> str | None:
         """The environment's proxy. Not aiohttp's `trust_env`: that opens ~/.netrc twice for each request, and fails on
@@ -180,9 +189,9 @@ async def _whole_reply(response: aiohttp.ClientResponse, request: HttpRequest) -
     try:
         body = await _read_bounded(response, request.max_reply_bytes)
     except ValueError as error:
-        raise InterruptedReplyError(_described(error)) from error
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return HttpReply(response.status, headers, _without_key(body, request) if response.status >= 400 else body)
+        raise InterruptedReplyError(_described(error, request)) from None
+    headers = {name.lower(): _text_without_key(value, request) for name, value in response.headers.items()}
+    return HttpReply(response.status, headers, _without_key(body, request))
 
 
 async def _read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -210,11 +219,19 @@ def _refuse_unless_public_or_name(url: str) -> None:
         raise AddressRefusedError(f"{host!r} is neither a public address nor a host name")
 
 
-def _without_key(body: bytes, request: HttpRequest) -> bytes:
-    """A server may echo what it refuses, and its words go to the screen and into the ledger."""
+def _without_key(data: bytes, request: HttpRequest) -> bytes:
+    """A server may echo what it was sent, and its words, ids and URLs go to the screen, into logs and the ledger."""
     key = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-    return body.replace(key, b"[key]") if key else body
+    if len(key) < _SHORTEST_KEY or key not in data:
+        return data
+    return _HEADER_NAME.sub(b"[header]", data.replace(key, b"[key]"))
 
 
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _text_without_key(text: str, request: HttpRequest) -> str:
+    return _without_key(text.encode("utf-8", "surrogateescape"), request).decode("utf-8", "surrogateescape")
+
+
+def _described(error: BaseException, request: HttpRequest) -> str:
+    """The error in one line, without what it quotes of the reply. It is not chained: tracebacks would quote it all."""
+    text = cleaned(_text_without_key(_QUOTED_BYTES.sub("", str(error)), request), _MAX_ERROR_CHARACTERS)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
