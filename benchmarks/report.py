@@ -1,4 +1,4 @@
-"""What a benchmark found: one table of texts, and whether the files it made are what they should be."""
+"""What a benchmark found: one table of texts, and whether what it saw and made is as it should be."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One benchmark's answer. `faults` say what is wrong with the files it made; empty where all were verified."""
+    """One benchmark's answer. `faults` say what is wrong with what it made or saw, and are empty where nothing is."""
 
     question: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str]
     faults: Sequence[str]
+    fault_heading: str = "WRONG FILES"
 
     def show(self, console: Console) -> None:
         """Print the question, the table in Markdown, as `benchmarks/README.md` keeps it, the notes and the faults."""
@@ -32,7 +33,7 @@ class Report:
             table.add_row(*row)
         console.print(self.question, highlight=False)
         console.print(table)
-        for line in (*self.notes, *(f"WRONG FILES: {fault}" for fault in self.faults)):
+        for line in (*self.notes, *(f"{self.fault_heading}: {fault}" for fault in self.faults)):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
