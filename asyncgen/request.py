@@ -118,6 +118,13 @@ class ImageRequest(BaseModel):
             raise ValueError("the prompt is empty: write what the image shows")
         return value
 
+    @field_validator(*INPUT_PICTURES)
+    @classmethod
+    def _path_can_be_one(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("holds a NUL character, which no path has")
+        return value
+
     @field_validator("id")
     @classmethod
     def _id_has_text(cls, value: str | None) -> str | None:

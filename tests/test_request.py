@@ -14,6 +14,7 @@ from asyncgen.request import KEY_VERSION, MAX_SEED, ImageRequest, content_key, p
 
 WORKFLOW = "normal_image_v4_workflow"
 TEXT = st.text(max_size=30)
+PATHS = TEXT.filter(lambda text: "\0" not in text)
 WORDS = st.text(min_size=1, max_size=30).filter(str.strip)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 INTEGERS = st.integers(-(2**70), 2**70)
@@ -39,9 +40,9 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "cine_lora_strength": FLOATS,
     "workflow": TEXT,
     "parameters": st.dictionaries(TEXT, SCALARS, max_size=4),
-    "init_image": TEXT,
-    "mask_image": TEXT,
-    "pose_image": TEXT,
+    "init_image": PATHS,
+    "mask_image": PATHS,
+    "pose_image": PATHS,
     "save_to_style": st.booleans(),
     "filename": TEXT,
 }
