@@ -40,6 +40,9 @@ class Told(RealDisk):
     failure: BaseException = field(default_factory=CutError)
     dead: bool = False
 
+    def __post_init__(self) -> None:
+        super().__init__()
+
     def __getattribute__(self, name: str) -> Any:
         method = super().__getattribute__(name)
         return self._telling(name, method) if name in WRITES else method
