@@ -91,7 +91,7 @@ class Lanes:
             return None  # what was out when its lane stopped says nothing of the lanes around it
         for lane in lanes:
             if stopped := self._note_in(lane, lanes[0], failure):
-                self._stop(stopped)
+                self._stop(stopped, lanes)
                 return stopped
         return None
 
@@ -100,7 +100,7 @@ class Lanes:
         lane = Lane(LaneKind.ENDPOINT, endpoint)
         stopped = self._note_in(lane, lane, failure)
         if stopped and lane not in self.stopped:
-            self._stop(stopped)
+            self._stop(stopped, [lane])
             return stopped
         return None
 
@@ -125,10 +125,12 @@ class Lanes:
     def _speaks_for(lane: Lane, origins: list[Lane]) -> bool:
         return lane.kind not in _WIDE or lane in origins or len(set(origins)) > 1
 
-    def _stop(self, stopped: StoppedLane) -> None:
-        """A stopped style or LoRA set takes its faults with it: the lanes around it begin anew."""
+    def _stop(self, stopped: StoppedLane, lanes: list[Lane]) -> None:
+        """A stopped lane takes its faults with it: the wide ones of `lanes`, those around it, begin anew."""
         self.stopped[stopped.lane] = stopped
-        self._histories = {lane: it for lane, it in self._histories.items() if lane.kind not in _WIDE}
+        for lane in lanes:
+            if lane.kind in _WIDE:
+                self._histories.pop(lane, None)
 
 
 def lanes_of(spec: Spec, endpoint: str) -> list[Lane]:
