@@ -16,6 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -349,20 +350,29 @@ class Job:
         terms, allowance = self._terms, self._bench.allowance
         if terms is None or not ending.may_be_retried or terms.endpoint != allowance.endpoint:
             return None
-        return None if self._stop.requested or allowance.stop_of(self.want.spec) else terms
+        return None if self._stop.requested else terms
 
     async def _retry(self, ending: Failed, terms: Terms) -> None:
         """Have the failed job run again under its id: its input need not be sent a second time."""
-        job_id, timing = self.item.job_id, self.timing
+        job_id, timing, allowance = self.item.job_id, self.timing, self._bench.allowance
         assert job_id is not None
-        self._note_end(ending.failure)
-        if not self._bench.allowance.reserve_at_once(terms):
-            await self._ledger.record_ended(self.item, State.WANTED, ending.failure, timing)
+        end_without_retry = partial(self._ledger.record_ended, self.item, State.WANTED, ending.failure, timing)
+        try:
+            self._note_end(ending.failure)
+        except RunPausedError:
+            await end_without_retry()
+            raise
+        if allowance.stop_of(self.want.spec) is not None or not allowance.reserve_at_once(terms):
+            await end_without_retry()
             return
         log.warning("job %s is run again after %s", job_id, ending.failure)
         journal = _Journal(self, lambda: self._ledger.record_retry_intent(self.item, terms, ending.failure, timing))
         with self._paying(terms):
-            outcome = await self._bench.endpoint_at(terms.endpoint).retry(job_id, journal, self._stop)
+            try:
+                outcome = await self._bench.endpoint_at(terms.endpoint).retry(job_id, journal, self._stop)
+            except StoppedError:
+                await end_without_retry()
+                raise
         self._before_retry = ending
         self._look_at(outcome, terms)
 
