@@ -7,7 +7,7 @@ each. The rules themselves are pure (`money`, `lanes`, `forecast`); this adds th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 
@@ -43,6 +43,11 @@ class Allowance:
         self._job_ended = anyio.Event()
         self._out = 0
         self.spending = Spending()
+
+    async def count_earlier(self, committed_usd: Callable[[float], Awaitable[float]]) -> None:
+        """Earlier runs have spent part of the budget; `committed_usd` tells how much, for a price of a second."""
+        if self._budget.cap_usd is not None and self.price is not None:
+            self._budget.committed_usd = await committed_usd(self.price.usd_per_second)
 
     def note_out(self, jobs: int) -> None:
         """So many jobs are being worked on now."""

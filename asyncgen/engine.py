@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import anyio
@@ -136,6 +137,7 @@ class Engine:
                 watching.start_soon(self._cancel_when_stopped, watching)
             async with anyio.create_task_group() as tasks:
                 try:
+                    await self._allowance.count_earlier(partial(self._bench.ledger.committed_usd, self._batch))
                     await self._reattach(tasks, run_id, deliver)
                     await self._take_in(tasks, run_id, chunks, deliver)
                 except StoppedError:

@@ -202,7 +202,7 @@ async def open_run(
         store=workspace.store,
         planner=planner,
         endpoint_at=lambda address: workspace.endpoint_at(_reachable(address, target), target.api_key, pace),
-        allowance=await _allowance(workspace, settings, target, batch, pace),
+        allowance=_allowance(workspace, settings, target, pace),
         policy=policy,
     )
     choices = Choices(
@@ -213,15 +213,13 @@ async def open_run(
     return BatchRun(workspace, batch, Engine(bench, batch, choices))
 
 
-async def _allowance(workspace: Workspace, settings: Settings, target: Target, batch: Batch, pace: Pace) -> Allowance:
-    """What the run may buy: the batch's earlier runs have used up their part of the budget."""
-    endpoint, budget = workspace.endpoint_at(target.address, target.api_key, pace), Budget(settings.budget_usd)
-    if target.price is not None and budget.cap_usd is not None:
-        budget.committed_usd = await workspace.ledger.committed_usd(batch, target.price.usd_per_second)
+def _allowance(workspace: Workspace, settings: Settings, target: Target, pace: Pace) -> Allowance:
+    """What the run may buy."""
+    endpoint = workspace.endpoint_at(target.address, target.api_key, pace)
     return Allowance(
         target.address,
         target.price,
-        budget,
+        Budget(settings.budget_usd),
         Lanes(settings.lane_faults, settings.lane_fault_share),
         Forecast(settings.execution_timeout_seconds, settings.job_ttl_seconds),
         lambda: endpoint.results_per_second,
