@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import want
@@ -76,10 +77,10 @@ def test_once_enough_were_seen_it_is_a_multiple_of_the_slowest_but_long_enough_f
     assert after([(SPEC, 1_000)] * ENOUGH).execution_timeout_ms(SPEC) == 60_000
 
 
-def test_what_small_jobs_take_says_what_large_ones_may() -> None:
+@pytest.mark.parametrize("twice", [{"steps": 40}, {"width": 2048}, {"height": 2048}, {"batch_size": 2}])
+def test_what_a_job_takes_says_what_one_of_twice_the_work_may(twice: dict[str, int]) -> None:
     it = after([(SPEC, 9_000)] * ENOUGH)
-    double = replace(SPEC, steps=40)
-    assert it.execution_timeout_ms(double) == 2 * it.execution_timeout_ms(SPEC)
+    assert it.execution_timeout_ms(replace(SPEC, **twice)) == 2 * it.execution_timeout_ms(SPEC)
 
 
 # -- the time to live -----------------------------------------------------------------------------------------------

@@ -88,8 +88,16 @@ def test_faults_of_long_ago_are_forgotten() -> None:
     assert note(it, *[BAD] * 19, *[None] * WINDOW, *[BAD] * 19) == []
 
 
-def test_a_share_is_of_the_window_and_not_of_the_few_that_were_seen_so_far() -> None:
-    assert note(lanes(20, share=0.5), BAD, BAD, None, BAD) == []
+def test_a_share_is_of_fifty_and_not_of_the_few_that_were_seen_so_far() -> None:
+    it = lanes(20, share=0.5)
+    assert note(it, *[BAD, BAD, None] * 16, BAD) == []
+    assert len(note(it, BAD)) == 1
+
+
+def test_a_lane_that_has_gone_on_for_long_is_judged_by_its_last_fifty() -> None:
+    it = lanes(20, share=0.5)
+    assert note(it, BAD, *[None] * 200, *[BAD, None] * (WINDOW // 2 - 1)) == []
+    assert len(note(it, BAD)) == 1
 
 
 # -- the narrowest first --------------------------------------------------------------------------------------------
@@ -131,6 +139,15 @@ def test_an_endpoint_that_fails_in_several_workflows_stops() -> None:
         note(it, BAD, of=spec(workflow=workflow))
     assert kinds(it) == [LaneKind.ENDPOINT]
     assert it.stop_of(spec("ink", "x", workflow="third"), ENDPOINT) is not None
+
+
+def test_a_large_share_of_faults_in_a_workflow_that_come_from_one_style_is_that_style_s() -> None:
+    it = lanes(20, share=0.5)
+    for _ in range(5):
+        note(it, *[BAD] * 9, None, of=spec("ink"))
+        note(it, *[None] * 5, of=spec("oil"))
+    note(it, BAD)
+    assert kinds(it) == [LaneKind.STYLE]
 
 
 def test_a_workflow_without_styles_stops_by_itself() -> None:
