@@ -169,7 +169,7 @@ def test_a_disk_full_of_pictures_stops_the_run_and_loses_none(
     check_finished(batch)
 
 
-@pytest.mark.parametrize("room_bytes", [60_000, 150_000, 300_000])
+@pytest.mark.parametrize("room_bytes", [60_000, 300_000])
 def test_a_ledger_without_room_stops_the_run_and_forgets_nothing(
     everywhere: Remote, disk: SmallDisk, tmp_path: Path, room_bytes: int
 ) -> None:
@@ -180,7 +180,7 @@ def test_a_ledger_without_room_stops_the_run_and_forgets_nothing(
     check_finished(batch, held_at_most=6)
 
 
-@pytest.mark.parametrize("room_bytes", [200_000, 600_000, 1_000_000])
+@pytest.mark.parametrize("room_bytes", [200_000, 600_000])
 def test_one_disk_for_everything_may_be_full(
     everywhere: Remote, disk: SmallDisk, tmp_path: Path, room_bytes: int
 ) -> None:
