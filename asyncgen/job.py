@@ -26,7 +26,7 @@ import pybase64
 from asyncgen import images, naming
 from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint
-from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, RunPausedError
+from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, LedgerError, RunPausedError
 from asyncgen.images import ImageFaultError, Picture
 from asyncgen.ledger import Ledger, PathTakenError
 from asyncgen.lifecycle import State
@@ -154,7 +154,7 @@ class Job:
         """What became of a submission, made durable."""
         match outcome:
             case Accepted(job_id):
-                await self._ledger.record_accepted(self.item, job_id)
+                await self._record_accepted(job_id)
                 self.timing, self._submitted_now, self._cancel_sent = Timing(), True, False
                 log.debug("accepted as job %s", job_id)
             case Refused(reason):
@@ -168,6 +168,13 @@ class Job:
                 await self._ledger.record_rejected(self.item, failure)
             case Rejected(failure):
                 await self._ledger.record_refused(self.item, str(failure))
+
+    async def _record_accepted(self, job_id: str) -> None:
+        try:
+            await self._ledger.record_accepted(self.item, job_id)
+        except LedgerError:
+            log.critical("job %s was accepted, and the ledger cannot take it down: keep this line", job_id)
+            raise
 
     def _may_resubmit(self) -> bool:
         policy = self._bench.policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from support import (
+    LEDGER,
     SMALL,
     bought,
     eventually,
@@ -22,7 +24,7 @@ from support import (
     wired,
 )
 
-from asyncgen import FailureCode, ImageGenerator
+from asyncgen import FailureCode, ImageGenerator, LedgerError
 from asyncgen.results import ImageResult
 from asyncgen.sandbox import FaultRule, Sandbox
 
@@ -138,6 +140,21 @@ async def test_a_result_that_expired_before_it_was_fetched_is_bought_again(tmp_p
 def _aged(sandbox: Sandbox) -> list[Any]:
     sandbox.exchange.tick()
     return list(sandbox.books.jobs.values())
+
+
+async def test_a_job_that_the_ledger_cannot_take_down_is_told_by_its_id(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ledger goes away between the intent and the reply: the log is all that can still know the job."""
+    async with open_sandbox(fault("slow_body", operation="run", seconds=0.5)) as sandbox:
+        async with wired(sandbox, tmp_path) as parts:
+            job = await parts.job()
+            settling = asyncio.create_task(job.settle())
+            await eventually(lambda: len(bought(sandbox)) == 1)
+            (tmp_path / LEDGER).rename(tmp_path / "moved")
+            with pytest.raises(LedgerError, match="moved or removed"):
+                await settling
+        assert f"job {bought(sandbox)[0]['id']} was accepted" in caplog.text
 
 
 async def test_the_whole_api_survives_a_bad_day(tmp_path: Path) -> None:
