@@ -89,7 +89,7 @@ def _record(root: Path, item_id: int, prompt: str, seed: str, state: str, *rest:
         *rest,
         paths=tuple(of_item("SELECT path FROM image WHERE state = 'stored'")),
         unknowns=len(of_item("SELECT 1 FROM event WHERE state = 'unknown'")),
-        known_jobs=Counter(of_item("SELECT job_id FROM job WHERE job_id IS NOT NULL")),
+        known_jobs=Counter(of_item("SELECT job_id FROM job WHERE job_id IS NOT NULL AND outcome IS NOT 'unknown'")),
     )
 
 
