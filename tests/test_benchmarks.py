@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as command
+from benchmarks import soak
 from benchmarks.pictures import picture_faults
 from benchmarks.report import Report
 
@@ -25,6 +26,53 @@ def test_throughput_measures_all_sides_and_verifies_their_files() -> None:
     assert [row[0].strip() for row in rows[2:]] == ["asyncgen", "plain aiohttp", "raw sockets (floor)"]
     assert all(cell.strip() for row in rows[2:] for cell in row)
     assert "verified: 180 files" in done.stdout
+
+
+def test_a_soak_samples_itself_beside_a_sandbox_that_fails_and_judges_nothing_in_five_seconds() -> None:
+    arguments = [sys.executable, "-m", "benchmarks", "soak", "--quick"]
+    done = subprocess.run(arguments, cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    header, _, *rows = [line.strip("| ").split("|") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in header[3:]] == ["memory (MiB)", "descriptors", "threads", "tasks"]
+    assert len(rows) >= 5
+    assert all(float(cell) > 0 for row in rows for cell in row[3:])
+    assert "stored" in done.stdout
+    assert "too short to judge" in done.stdout
+
+
+def soaked(memory_an_hour: float = 0.0, tasks_an_hour: float = 0.0, minutes: int = 60) -> list[soak.Sample]:
+    """Samples each 5 s of a run that wavers, and gains so much."""
+    return [
+        soak.Sample(
+            second,
+            second * 100,
+            (
+                90 + 4 * (second % 3) + memory_an_hour * second / 3600,
+                40 + second % 30,
+                6,
+                200 + tasks_an_hour * second / 3600,
+            ),
+        )
+        for second in range(0, minutes * 60, 5)
+    ]
+
+
+def test_what_wavers_is_flat_and_what_grows_is_named_with_its_slope() -> None:
+    assert soak.growth(soaked()) == []
+    (leak,) = soak.growth(soaked(memory_an_hour=36))
+    assert leak.startswith("memory grew by 36.")
+    assert leak.endswith("an hour")
+    assert [found.split()[0] for found in soak.growth(soaked(memory_an_hour=100, tasks_an_hour=50))] == [
+        "memory",
+        "tasks",
+    ]
+    assert soak.growth(soaked(memory_an_hour=-100)) == []
+
+
+def test_the_first_quarter_of_a_soak_and_at_most_five_minutes_are_not_judged() -> None:
+    assert soak.settled(soaked(minutes=10))[0].seconds == 150
+    assert soak.settled(soaked(minutes=60))[0].seconds == 300
+    assert soak.settled([]) == []
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_names() -> None:
