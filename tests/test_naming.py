@@ -78,6 +78,11 @@ def test_a_device_name_is_never_given(name: str) -> None:
     assert safe_name(name).startswith("_")
 
 
+@pytest.mark.parametrize("mark", ["\u0378", "\uffff", "\U0001fffe", "\U000e0fff"])
+def test_a_code_point_that_is_no_character_is_replaced_because_apfs_refuses_it(mark: str) -> None:
+    assert safe_name(f"a{mark}b") == "a_b"
+
+
 def test_two_spellings_of_one_letter_give_one_name() -> None:
     assert safe_name("cafe\u0301") == safe_name("caf\u00e9") == "caf\u00e9"
 

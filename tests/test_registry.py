@@ -306,6 +306,16 @@ def test_a_malformed_file_is_refused_naming_file_entry_and_field(tmp_path: Path,
         StylesRegistry.load(path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, Path("x")])
+def test_a_change_that_no_file_can_carry_is_refused_on_saving_and_leaves_the_file(old_file: Path, value: Any) -> None:
+    before = old_file.read_bytes()
+    registry = StylesRegistry.load(old_file)
+    registry.update_style(registry.get_all_styles()[0].id, metadata={"value": value})
+    with pytest.raises(InputError, match="cannot carry"):
+        registry.save()
+    assert old_file.read_bytes() == before
+
+
 def test_a_file_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         StylesRegistry.load(tmp_path / "none.json")

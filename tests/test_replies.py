@@ -155,6 +155,12 @@ def test_a_body_over_the_limit_is_the_items_fault(answer: HttpReply) -> None:
     assert (failure.kind, failure.code) == (FailureClass.ITEM, FailureCode.BODY_TOO_LARGE)
 
 
+@pytest.mark.parametrize("status", [301, 401, 402, 403])
+def test_a_refused_account_is_never_the_items_fault_whatever_else_the_server_says(status: int) -> None:
+    failure = failure_of(decipher_submission(reply({"error": "payload too large: max body size"}, status)))
+    assert failure.kind is FailureClass.ACCOUNT
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
@@ -304,6 +310,13 @@ def test_complaints_without_a_picture_are_the_failure(errors: object) -> None:
 
 def test_an_error_beside_the_output_makes_the_result_partial() -> None:
     assert completed({"image": PNG_TEXT}, error="one node failed").notes == ("one node failed",)
+
+
+def test_a_complaint_beside_a_picture_is_one_short_line() -> None:
+    (note,) = completed({"image": PNG_TEXT}, error="one node\n\x1b[31mfailed " + "again " * 500).notes
+    assert note.startswith("one node [31mfailed again")
+    assert len(note) <= 600
+    assert note.isprintable()
 
 
 def test_any_scheme_in_place_of_a_picture_is_a_link_for_the_downloader_to_judge() -> None:

@@ -169,6 +169,13 @@ def test_what_is_wrong_is_refused_naming_field_and_value(said: dict[str, Any], f
         assert str(said[field]) in str(caught.value)
 
 
+@pytest.mark.parametrize("field", ["init_image", "mask_image", "pose_image"])
+def test_a_path_with_a_nul_character_is_refused(field: str) -> None:
+    with pytest.raises(InputError, match="NUL") as caught:
+        parse_request({"prompt": "a fox", field: "a\0b"})
+    assert caught.value.field == field
+
+
 def test_half_a_surrogate_pair_is_refused() -> None:
     for said in ({"prompt": "fox \ud83e"}, {"prompt": "a fox", "parameters": {"a": "\udc00"}}):
         with pytest.raises(InputError):

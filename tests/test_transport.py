@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -346,6 +347,35 @@ def test_a_public_address_is_public_through_a_gateway_too(address: str) -> None:
 )  # fmt: skip
 def test_any_other_address_is_not(address: str) -> None:
     assert not is_public_address(address)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [200, 302, 401, 500])
+@pytest.mark.parametrize(("key", "kept"), [("rpa_0123456789abcdef", False), ("any-key", True)])
+async def test_an_echoed_key_is_taken_out_of_body_and_headers_unless_it_is_too_short_to_be_one(
+    status: int, key: str, kept: bool
+) -> None:
+    """A short one, made up for a sandbox, may stand in a picture's base64 by chance."""
+
+    async def echo(request: web.Request) -> web.Response:
+        told = f"Authorization: {request.headers['Authorization']}"
+        return web.Response(status=status, text=told, headers={"Location": f"/{key}", "X-Told": told})
+
+    async with server(echo) as url:
+        reply = await send(url, headers={"Authorization": f"Bearer {key}"})
+    told = f"Authorization: Bearer {key}" if kept else "[header]: Bearer [key]"
+    assert (reply.body.decode(), reply.headers["x-told"]) == (told, told)
+    assert reply.headers["location"] == (f"/{key}" if kept else "/[key]")
+
+
+@pytest.mark.anyio
+async def test_an_error_quotes_nothing_of_the_reply_and_is_chained_to_nothing_that_does() -> None:
+    said = b"HTTP/1.1 200 OK\r\nsomething secret without a colon\r\n\r\n"
+    async with raw_server(saying(said)) as url:
+        with pytest.raises(InterruptedReplyError) as caught:
+            await send(url)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.anyio

@@ -404,6 +404,7 @@ STACK = V4.bindings["lora_stack"]
         ({"lora_stack": {**STACK, "node": "99"}}, "lora_stack is bound to node '99'"),
         ({"lora_stack": {**STACK, "slots": 11}}, "'lora_11_name'"),
         ({"lora_stack": {**STACK, "slots": 0}}, "slots cannot be 0"),
+        ({"lora_stack": {**STACK, "slots": 10**9}}, "slots cannot be 1000000000"),
         ({"lora_stack": {**STACK, "count": "num_lora"}}, "'num_lora'"),
         ({"lora_stack": {**STACK, "name": "lora_name"}}, "name cannot be"),
         ({"lora_stack": {**STACK, "strengths": "x"}}, "strengths cannot be"),
@@ -419,13 +420,28 @@ def test_bindings_that_do_not_fit_the_graph_are_refused(tmp_path: Path, change: 
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("{", "JSON"), ('{"1": NaN}', "NaN"), ("[" * 100_000, "JSON"), ("3", "not a graph")]
+    ("text", "words"),
+    [
+        ("{", "JSON"),
+        ('{"1": NaN}', "NaN"),
+        ('{"1": 1e999}', "1e999"),
+        ("[" * 100_000, "JSON"),
+        ('{"1": {"class_type": "X", "inputs": {"a": ' + "[" * 400 + "]" * 400 + "}}}", "nested deeper"),
+        ('{"1": {"class_type": "X", "inputs": {"a": "\\ud800"}}}', "surrogate"),
+        ("3", "not a graph"),
+    ],
 )
 def test_a_graph_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "own.json").write_text(text, encoding="utf-8")
     (tmp_path / "own.bindings.json").write_text("{}", encoding="utf-8")
     with pytest.raises(WorkflowError, match=r"own\.json: .*" + words):
         Template.load(str(tmp_path / "own.json"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 5000 + ".json", "a/" * 5000])
+def test_a_name_that_no_file_system_takes_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError, match="workflow"):
+        Template.load(name, tmp_path)
 
 
 def test_a_missing_graph_or_bindings_file_is_refused_by_name(tmp_path: Path) -> None:
