@@ -21,7 +21,7 @@ import anyio.lowlevel
 
 MAX_STEPS = 400_000
 MAX_SECONDS = 400_000.0
-_CLOSING_TRIES = 9
+_CLOSING_TRIES = 99
 
 
 class StuckError(Exception):
@@ -167,19 +167,28 @@ def _discard(task: asyncio.Task[Any]) -> None:
         frame = getattr(coro, "cr_frame", None)
         holder = frame.f_locals.get("self") if frame is not None else None
         inner = getattr(holder, "_coro", None)  # anyio's wrapper may hold a coroutine that has not begun
-        for each in (inner, coro):
-            if each is not None and hasattr(each, "close"):
-                _close(each)
+        asyncio.tasks._enter_task(task.get_loop(), task)  # anyio's scopes ask who is closing them
+        try:
+            for each in (inner, coro):
+                if each is not None and hasattr(each, "close"):
+                    _close(each)
+        finally:
+            asyncio.tasks._leave_task(task.get_loop(), task)
     anyio_asyncio._task_states.pop(task, None)  # else anyio keeps every abandoned task for ever
 
 
 def _close(coro: Any) -> None:
-    for _ in range(_CLOSING_TRIES):  # a `finally: await` answers GeneratorExit by yielding again
+    """Unwind it from its innermost await outwards; unlike `close`, this goes on where a `finally` awaits again."""
+    for _ in range(_CLOSING_TRIES):
         try:
-            coro.close()
-        except BaseException:  # it is dead already
-            continue
-        return
+            coro.throw(_Gone())
+        except BaseException:  # it has ended
+            return
+    coro.close()
+
+
+class _Gone(BaseException):
+    """The process does not exist any more."""
 
 
 def _swallow(action: Any) -> None:
