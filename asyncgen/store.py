@@ -143,20 +143,22 @@ def _write_one(disk: Disk, path: Path, data: bytes) -> bool:
         disk.write_new(temporary, (data[start : start + _PIECE_BYTES] for start in range(0, len(data), _PIECE_BYTES)))
         disk.fsync(temporary)
         disk.link(temporary, path)
+        is_placed = True
     except FileExistsError:
-        return False
+        is_placed = False
     finally:
         disk.unlink(temporary)
-    disk.fsync_directory(path.parent)
-    return True
+    disk.fsync_directory(path.parent)  # the new name, and that the temporary one is gone
+    return is_placed
 
 
 def _are_in_place(disk: Disk, work: Sequence[tuple[Path, str]]) -> bool:
     whole = []
     for path, sha256 in work:
         disk.unlink(temporary_path(path))
+        if disk.exists(path.parent):  # neither its name nor the end of the temporary one may have been durable yet
+            disk.fsync_directory(path.parent)
         if disk.exists(path) and hashlib.sha256(disk.read(path)).hexdigest() == sha256:
-            disk.fsync_directory(path.parent)  # its name may not have been durable yet
             whole.append(path)
     if len(whole) < len(work):
         _take_back(disk, whole)

@@ -6,9 +6,11 @@ of a failing run leaves the rest of it as it was. 0 is always the harmless value
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import TypeVar
 
+T = TypeVar("T")
 Key = tuple[object, ...]
 
 
@@ -36,6 +38,10 @@ class Choices:
     def chance(self, percent: float, *key: object) -> bool:
         """Whether something that happens in `percent` of all cases happens now."""
         return self(10_000, *key) >= 10_000 - round(percent * 100)
+
+    def of(self, values: Sequence[T], *key: object) -> T:
+        """One of the values; the first is the harmless one."""
+        return values[self(len(values), *key)]
 
     def unit(self, *key: object) -> float:
         """A number in [0, 1)."""

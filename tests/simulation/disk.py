@@ -19,6 +19,7 @@ SECTOR_BYTES = 64
 class _File:
     live: bytearray = field(default_factory=bytearray)
     durable: bytes = b""
+    is_poisoned: bool = False  # a flush of it has failed: its pages count as clean now, and were never written
 
 
 class SimulatedDisk:
@@ -29,11 +30,13 @@ class SimulatedDisk:
         self.names: dict[str, _File] = {}
         self._durable_names: dict[str, _File] = {}
         self._journal: list[tuple[str, _File | None]] = []
+        self._folders: set[str] = set()
 
     # -- the port ------------------------------------------------------------------------------------------------
 
     def make_directory(self, path: Path) -> None:
         self._begin("make_directory", path)
+        self._folders |= {str(path), *map(str, path.parents)}
 
     def write_new(self, path: Path, pieces: Iterable[bytes]) -> None:
         self._begin("create", path)
@@ -46,9 +49,14 @@ class SimulatedDisk:
             file.live += piece
 
     def fsync(self, path: Path) -> None:
-        self._begin("fsync", path)
         file = self._existing(path)
-        file.durable = bytes(file.live)
+        try:
+            self._begin("fsync", path)
+        except OSError:
+            file.is_poisoned = True
+            raise
+        if not file.is_poisoned:
+            file.durable = bytes(file.live)
 
     def link(self, source: Path, target: Path) -> None:
         self._begin("link", target)
@@ -72,7 +80,7 @@ class SimulatedDisk:
         self._journal = kept
 
     def exists(self, path: Path) -> bool:
-        return str(path) in self.names
+        return str(path) in self.names or str(path) in self._folders
 
     def read(self, path: Path) -> bytes:
         return bytes(self._existing(path).live)
@@ -99,25 +107,36 @@ class SimulatedDisk:
         self._name(source, None)
         self._name(target, file)
 
+    # -- what the truths ask ------------------------------------------------------------------------------------
+
+    def surviving(self, path: Path) -> bytes | None:
+        """What the file certainly holds after a power cut now; None: its name may be gone."""
+        file = self._durable_names.get(str(path))
+        return None if file is None or self.names.get(str(path)) is not file else file.durable
+
+    def put(self, path: Path, content: bytes) -> None:
+        """Somebody else's file, there for good."""
+        self.names[str(path)] = self._durable_names[str(path)] = _File(bytearray(content), content)
+
     # -- the accident --------------------------------------------------------------------------------------------
 
     def after(
         self, draw: Callable[..., int], *, power_cut: bool, step: Callable[[str, Path], int | None]
     ) -> SimulatedDisk:
-        """The disk that the next boot finds; the dead incarnation keeps this one and can no longer reach that."""
+        """The disk that the next process finds; the dead incarnation keeps this one and can no longer reach that."""
         found = SimulatedDisk(step)
-        if not power_cut:
-            names = dict(self.names)
-        else:
-            names = dict(self._durable_names)
-            for name, file in self._journal[
-                : len(self._journal) - draw(len(self._journal) + 1, "disk", "journal lost")
-            ]:
-                self._apply(names, name, file)
+        found._folders = self._folders  # the port makes them durable at once
+        if not power_cut:  # the page cache outlives the process; what was not flushed is still in danger
+            found.names, found._durable_names = dict(self.names), dict(self._durable_names)
+            found._journal = list(self._journal)
+            return found
+        names = dict(self._durable_names)
+        for name, file in self._journal[: len(self._journal) - draw(len(self._journal) + 1, "disk", "journal lost")]:
+            self._apply(names, name, file)
         survivors: dict[int, _File] = {}
         for name, file in names.items():
             if id(file) not in survivors:
-                content = _survivor(file, draw) if power_cut else bytes(file.live)
+                content = _survivor(file, draw)
                 survivors[id(file)] = _File(bytearray(content), content)
             found.names[name] = survivors[id(file)]
         found._durable_names = dict(found.names)

@@ -3,53 +3,65 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import traceback
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import anyio
 
-from asyncgen.allowance import Allowance
-from asyncgen.endpoint import Endpoint, Pace
+from asyncgen.endpoint import Endpoint
 from asyncgen.engine import Choices as RunChoices
-from asyncgen.engine import Engine
+from asyncgen.engine import Engine, Statistics
 from asyncgen.errors import AsyncgenError, StoreError
-from asyncgen.forecast import Forecast
-from asyncgen.intake import IndexedWant, Intake
+from asyncgen.intake import IndexedWant
 from asyncgen.job import Policy, Workbench
-from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
 from asyncgen.manifest import Manifest
-from asyncgen.money import Budget
-from asyncgen.plan import Planner
 from asyncgen.ports import Ports
 from asyncgen.protocol import EndpointAddress
-from asyncgen.registry import StylesRegistry
 from asyncgen.results import ImageResult
 from asyncgen.store import Store
 
 from .choices import Key
 from .loop import StuckError, VirtualLoop, seed_hashes
+from .network import draw_storm
+from .plans import Options, Plan, indexed, planner
 from .truths import BrokenError, look_at
+from .watch import API_KEY, BASE_URL, ROOT
 from .world import World
 
-ROOT = Path("/out")
-_BASE_URL, _ENDPOINT = "https://api.simulated/v2", "endpoint"
-_CALM_LIVES = 6  # so often may a run be started again once nothing goes wrong any more
+
+@dataclass
+class Life:
+    """What is known of one incarnation from outside.
+
+    `ending`: ended, stopped, cancelled (stopped twice), crashed, or the name of the error that ended it, with its text
+    in `said`. `last_event` is the ledger's newest when it was over; times are monotonic.
+    """
+
+    number: int
+    options: Options
+    calm: bool
+    began_at: float
+    ending: str = "crashed"
+    said: str = ""
+    ended_at: float = 0.0
+    stopped_at: float | None = None
+    statistics: Statistics | None = None
+    results: list[ImageResult] = field(default_factory=list)
+    last_event: int = 0
+    temporary_files: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a seed gave. `error` is None where every truth held; `steps` counts those of all lives."""
+    """What a seed gave. `error` is None where every truth held; `steps` counts the ticks of all lives."""
 
     error: str | None
     trace: list[tuple[object, ...]]
     used: Mapping[Key, int]
     hits: Mapping[str, int]
-    steps: int
+    ticks: int
 
     @property
     def digest(self) -> str:
@@ -57,113 +69,188 @@ class Outcome:
         return hashlib.sha256(repr((self.error, self.trace)).encode()).hexdigest()[:16]
 
 
-def simulate(seed: int, fixed: Mapping[Key, int] | None = None) -> Outcome:
-    """Run one seed to its end. The same arguments give the same outcome, byte for byte."""
+def simulate(seed: int, fixed: Mapping[Key, int] | None = None, crash: tuple[int, bool] | None = None) -> Outcome:
+    """Run one seed to its end. The same arguments give the same outcome, byte for byte.
+
+    `crash` cuts the first life off at this tick, with or without a loss of power, in place of its drawn accidents.
+    """
     seed_hashes(seed)
     world = World(seed, fixed)
-    plan = _Plan(world)
+    lives = Lives(world, crash)
     error = None
     try:
-        plan.live_through(world)
-        look_at(world, plan.prompts, ROOT)
+        lives.live()
+        look_at(world, lives.plan, lives.past)
     except (BrokenError, StuckError) as caught:
         error = f"{type(caught).__name__}: {caught}"
     except Exception as bug:
         error = f"bug: {bug!r}\n{''.join(traceback.format_exception(bug)[-4:])}"
-    return Outcome(error, world.trace, world.pick.used, {**world.hits, **world.platform.hits}, plan.steps)
+    return Outcome(error, world.trace, world.pick.used, world.books.hits, world.ticks)
 
 
-class _Plan:
-    """What the engine is asked to do in this seed, over all its lives."""
+class Lives:
+    """All lives of one seed."""
 
-    def __init__(self, world: World) -> None:
-        pick = world.pick
-        self.prompts = [f"prompt {number}" for number in range(1 + pick(6, "jobs"))]
-        self._crashes = pick(4, "crashes")
-        self._concurrency = 1 + pick(4, "concurrency")
-        self._resubmit = pick(2, "resubmit") == 1
-        self.steps = 0
+    def __init__(self, world: World, crash: tuple[int, bool] | None) -> None:
+        self._world, self._crash = world, crash
+        self.plan = Plan(world.pick)
+        self.past: list[Life] = []
+        wishes = self.plan.wishes
+        world.doubles = frozenset(wish.prompt for wish in wishes if wish.kind == "two pictures")
+        world.unsendable = frozenset(wish.prompt for wish in wishes if wish.kind in ("oversize", "edited workflow"))
 
-    def live_through(self, world: World) -> None:
-        """Lives that are cut off at a drawn moment, then calm ones until the run comes to its end."""
-        for _ in range(self._crashes):
-            world.arm()
-            self._live(world)
-        world.disarm()
-        if not any(self._live(world) for _ in range(_CALM_LIVES)):
-            raise BrokenError(f"not done after {_CALM_LIVES} lives without any fault")
+    def live(self) -> None:
+        """Lives with accidents, then a calm one, which must come to its end; and sometimes one more, for nothing."""
+        world = self._world
+        for _ in range(max(self.plan.lives, 1 if self._crash else 0)):
+            self._live(self.plan.options())
+            world.stay_down()
+            if world.pick.chance(10, "plants while down"):
+                world.plant_file()
+        world.become_calm()
+        options = self.plan.options(calm=True)
+        self._live(options)
+        if world.pick.chance(20, "once more"):
+            self._live(options)
 
-    def _live(self, world: World) -> bool:
-        """One incarnation. Whether the run came to its end; an error made on purpose ends a life as well."""
+    def _live(self, options: Options) -> None:
+        world = self._world
+        life = Life(len(self.past), options, world.calm, world.now)
+        self.past.append(life)
+        world.log("LIFE", life.number, *(wish.prompt[:40] for wish in options.given))
         loop = VirtualLoop(world)
         try:
-            done = loop.drive(self._life(world, loop))
+            if not loop.drive(_Incarnation(world, loop, life, self._crash).live()):
+                life.ending = "crashed"
+        finally:
+            life.ended_at = world.now
+        world.end_life(crashed=life.ending == "crashed")
+        life.last_event = world.ledger.last_event()
+        life.temporary_files = [name for name in world.disk.names if name.endswith(".part")]
+        world.log("over", life.ending, life.said)
+        world.books.hit(f"life: {life.ending}")
+        if world.wrongs:
+            raise BrokenError("; ".join(dict.fromkeys(world.wrongs)))
+
+
+class _Incarnation:
+    """The shipped parts on the world's ports, wired as `asyncgen.run` wires them on real ones."""
+
+    def __init__(self, world: World, loop: VirtualLoop, life: Life, crash: tuple[int, bool] | None) -> None:
+        self._world, self._loop, self._life, self._crash = world, loop, life, crash
+
+    async def live(self) -> None:
+        world, options = self._world, self._life.options
+        storm = None if world.calm else draw_storm(world.pick, world.now)
+        ports = world.ports(self._loop, storm)
+        ledger = Ledger(ports)
+        if not world.calm:
+            self._arrange_crash()
+        try:
+            await ledger.open()
+            async with anyio.create_task_group() as writer:
+                writer.start_soon(ledger.run_writer)
+                with anyio.CancelScope() as scope:
+                    await self._run(ports, ledger, options, scope)
+                if scope.cancelled_caught:
+                    self._life.ending = "cancelled"
+                writer.cancel_scope.cancel()
+            await ledger.close()
         except (AsyncgenError, BaseExceptionGroup) as caught:
             error = _only(caught)
             if not isinstance(error, AsyncgenError):
                 raise
-            world.log("ended by", repr(error))
-            done = False
-        finally:
-            self.steps += loop.steps
-        world.end_life(died=not done and world.was_cut)
-        return done
+            self._life.ending, self._life.said = type(error).__name__, str(error)
 
-    async def _life(self, world: World, loop: VirtualLoop) -> None:
-        """The shipped parts on the world's ports, wired as `asyncgen.run` wires them on real ones."""
-        ports = world.ports(loop)
-        ledger = Ledger(ports)
-        await ledger.open()
-        async with anyio.create_task_group() as writer:
-            writer.start_soon(ledger.run_writer)
-            await self._run(ports, ledger)
-            writer.cancel_scope.cancel()
-        await ledger.close()
-
-    async def _run(self, ports: Ports, ledger: Ledger) -> None:
-        endpoint = Endpoint(ports, EndpointAddress(_BASE_URL, _ENDPOINT), "key", Pace())
-        policy = Policy(
-            batch_name="plan",
-            path_template="images/generated_{hex8}",
-            max_attempts=3,
-            resubmit_unknown=self._resubmit,
-            cancel_on_stop=False,
+    async def _run(self, ports: Ports, ledger: Ledger, options: Options, scope: anyio.CancelScope) -> None:
+        life, bench = self._life, _workbench(ports, ledger, options)
+        choices = RunChoices(
+            options.concurrency, retry_failed=options.retry_failed, rebuy_changed=options.rebuy_changed
         )
-        allowance = Allowance(
-            f"{_BASE_URL}/{_ENDPOINT}", None, Budget(None), Lanes(10, 0.5), Forecast(600, 86_400), lambda: None
-        )
-        bench = Workbench(ports, ledger, Store(ports, ROOT), _planner(), lambda address: endpoint, allowance, policy)
-        engine = Engine(bench, await ledger.open_batch("plan", "runpod"), RunChoices(self._concurrency))
+        engine = Engine(bench, await ledger.open_batch("plan", "runpod"), choices)
+        life.statistics = engine.statistics
+        if not self._world.calm:
+            self._arrange_the_rest(engine, scope)
         try:
-            await engine.run(self._chunks(), _ignore)
+            await engine.run(self._chunks(ports), self._deliver)
+            life.ending = "ended" if life.stopped_at is None else "stopped"
         finally:
             with anyio.CancelScope(shield=True):
                 await _update_manifest(ports, ledger)
 
-    async def _chunks(self) -> AsyncGenerator[list[IndexedWant], None]:
-        intake = Intake(_planner(), {"width": 16, "height": 16})
-        for prompt in self.prompts:
-            yield intake.plan(prompt)
+    def _arrange_crash(self) -> None:
+        world = self._world
+        if self._crash is not None:
+            tick, power_cut = self._crash
+            world.crash_with(power_cut)
+            world.arrange_at(world.cut, tick=tick)
+        elif world.pick(3, "crashes") > 0:
+            world.arrange(world.cut, "crash")
+
+    def _arrange_the_rest(self, engine: Engine, scope: anyio.CancelScope) -> None:
+        world, loop = self._world, self._loop
+
+        def stop() -> None:
+            if self._life.stopped_at is None:
+                self._life.stopped_at = world.now
+                world.log("STOP")
+                engine.request_stop()
+
+        def cancel() -> None:
+            stop()
+            world.log("CANCEL")
+            scope.cancel()
+
+        if world.pick.chance(25, "stops"):
+            world.arrange(lambda: loop.call_soon(stop), "stop")
+            if world.pick.chance(40, "stops twice"):
+                world.arrange(lambda: loop.call_soon(cancel), "second stop")
+        if world.pick.chance(8, "sleeps"):
+            world.arrange(world.sleep_machine, "sleep")
+        if world.pick.chance(8, "turns the clock"):
+            world.arrange(world.turn_clock, "turn")
+        if world.pick.chance(8, "plants"):
+            world.arrange(world.plant_file, "plant")
+
+    async def _chunks(self, ports: Ports) -> AsyncGenerator[list[IndexedWant], None]:
+        rows, options = indexed(self._life.options.given), self._life.options
+        for begin in range(0, len(rows), options.chunk):
+            yield rows[begin : begin + options.chunk]
+            await ports.clock.sleep(options.slow_input_seconds)
+
+    async def _deliver(self, result: ImageResult) -> None:
+        self._life.results.append(result)
 
 
-@cache
-def _planner() -> Planner:
-    """Planning is pure: one planner serves all worlds."""
-    logging.getLogger("asyncgen").setLevel(logging.CRITICAL + 1)
-    planner = Planner(StylesRegistry.load(), "normal_image_v4_workflow")
-    planner.template()
-    return planner
+def _workbench(ports: Ports, ledger: Ledger, options: Options) -> Workbench:
+    policy = Policy(
+        endpoint=f"{BASE_URL}/{options.endpoint}",
+        batch_name="plan",
+        path_template="images/generated_{hex8}",
+        max_attempts=options.max_attempts,
+        resubmit_unknown=options.resubmit,
+        cancel_on_stop=options.cancel_on_stop,
+        job_ttl_seconds=86_400,
+        execution_timeout_seconds=options.execution_timeout_seconds,
+    )
+    endpoints: dict[str, Endpoint] = {}
+
+    def endpoint_at(address: str) -> Endpoint:
+        if address not in endpoints:
+            base_url, _, endpoint_id = address.rpartition("/")
+            endpoints[address] = Endpoint(ports, EndpointAddress(base_url, endpoint_id), API_KEY, options.pace)
+        return endpoints[address]
+
+    return Workbench(ports, ledger, Store(ports, ROOT), planner(), endpoint_at, policy)
 
 
 async def _update_manifest(ports: Ports, ledger: Ledger) -> None:
+    if ledger.is_closed:
+        return
     try:
         await Manifest(ports, ledger, ROOT).bring_up_to_date()
     except OSError as error:
         raise StoreError(str(error)) from error
-
-
-async def _ignore(result: ImageResult) -> None:
-    """Nobody waits for the results; the truths are looked at from outside."""
 
 
 def _only(error: BaseException) -> BaseException:

@@ -1,6 +1,6 @@
-"""The platform as the engine meets it: the queue API over HTTP, its jobs a function of time, and its own books.
+"""The platform as the engine meets it: the queue API, its jobs a function of time.
 
-It shares no code with the client. It has no tasks: a job's fate and times are drawn when it is accepted, and `/status`
+It shares no code with the client. It has no tasks: a job's fate and times are drawn when it is bought, and `/status`
 works out where it stands now. It outlives every crash of the engine.
 """
 
@@ -11,152 +11,178 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from .books import FATES, Books, Execution, Job
 from .choices import Choices
 
-RETENTION_SECONDS = 1800.0
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-FATES = ("done", "worker error", "platform failed", "out of memory", "timed out", "lost", "no output", "damaged")
-
-
-@dataclass
-class Run:
-    """One accepted job: what was bought, and when. `fetched` counts whole results handed out."""
-
-    job_id: str
-    prompt: str
-    seed: int
-    accepted_at: float
-    starts_at: float
-    ends_at: float
-    fate: str
-    hidden_until: float
-    polls: int = 0
-    fetched: int = 0
-    cancelled_at: float | None = None
+MAX_BODY_BYTES = 10 * 1024 * 1024
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_INFRASTRUCTURE = ("out of memory", "timed out", "worker not ready", "worker died")
 
 
 @dataclass
 class Reply:
-    """What goes back over the wire."""
+    """What goes back over the wire, what it amounts to (see `books.Asked`), and the job it is about."""
 
     status: int
     body: bytes
+    outcome: str
+    job: Job | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    whole_result: bool = False
 
 
-def picture(prompt: str, seed: int) -> bytes:
-    """The one right picture of a prompt and a seed: a whole PNG that carries both."""
+@lru_cache(maxsize=256)
+def picture(prompt: str, seed: int, number: int = 0) -> bytes:
+    """The one right picture of a prompt, a seed and a place in the batch: a whole PNG that carries all three."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    text = b"about\0" + f"{seed} {prompt}".encode()
+    text = b"about\0" + f"{seed} {number} {prompt}".encode()
     pixels = zlib.compress(b"\0\x7f", 1)
-    return PNG_MAGIC + chunk(b"IHDR", header) + chunk(b"tEXt", text) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return _PNG_MAGIC + chunk(b"IHDR", header) + chunk(b"tEXt", text) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 class Platform:
-    """The books and the answers. `fault_percent` is how often a request or a job goes wrong while faults are on."""
+    """The answers. `fault_percent` is how often a job goes wrong, 0 once the world is calm."""
 
-    def __init__(self, pick: Choices, fault_percent: float) -> None:
-        self._pick, self.fault_percent = pick, fault_percent
-        self.runs: dict[str, Run] = {}
-        self.hits: dict[str, int] = {}
+    def __init__(self, pick: Choices, books: Books, fault_percent: float) -> None:
+        self._pick, self._books, self.fault_percent = pick, books, fault_percent
+        self._curses: dict[str, tuple[str, ...]] = {}
 
-    def answer(self, method: str, url: str, body: bytes | None, now: float) -> Reply:
+    def answer(self, method: str, url: str, body: bytes | None, time: float) -> Reply:
         """What the platform says to a request that has reached it."""
-        _, _, operation, *rest = urlsplit(url).path.strip("/").split("/")
+        _, endpoint, operation, *rest = urlsplit(url).path.strip("/").split("/")
         if (method, operation) == ("POST", "run"):
-            return self._accept(json.loads(body or b"{}"), now)
-        run = self.runs.get(rest[0]) if rest else None
-        if run is None or now < run.hidden_until or self._is_gone(run, now):
-            return _json(404, {"error": "job not found"})
-        if operation == "cancel":
-            return self._cancel(run, now)
-        return self._status(run, now)
+            return self._accept(endpoint, body or b"", time)
+        job = self._books.jobs.get(rest[0]) if rest else None
+        if job is None or job.endpoint != endpoint:
+            return _json(404, {"error": "job not found"}, "never was")
+        if job.is_gone(time) or job.is_hidden(time):
+            return _json(404, {"error": "job not found"}, "gone" if job.is_gone(time) else "hidden", job)
+        answers = {"status": self.status, "cancel": self._cancel, "retry": self._retry}
+        return answers[operation](job, time)
 
-    def of_prompt(self, prompt: str) -> list[Run]:
-        """Everything that was ever bought for a prompt."""
-        return [run for run in self.runs.values() if run.prompt == prompt]
-
-    def _accept(self, body: dict[str, Any], now: float) -> Reply:
-        graph = body["input"]["workflow"]
-        prompt, seed = graph["6"]["inputs"]["text"], graph["25"]["inputs"]["noise_seed"]
-        job_id = f"job-{len(self.runs)}"
-        starts_at = now + self._pick(60, "queue", prompt) * 0.5
-        fate = "done"
-        if self._pick.chance(self.fault_percent, "fate", prompt):
-            fate = FATES[self._pick(len(FATES), "kind", prompt)]
-            self._hit(f"fate: {fate}")
-        hidden = (
-            20.0 * self._pick.unit("hidden", prompt) if self._pick.chance(self.fault_percent, "slow 404", prompt) else 0
-        )
-        self.runs[job_id] = Run(
-            job_id=job_id,
-            prompt=prompt,
-            seed=seed,
-            accepted_at=now,
-            starts_at=starts_at,
-            ends_at=starts_at + 1 + self._pick(30, "work", prompt),
-            fate=fate,
-            hidden_until=now + hidden,
-        )
-        return _json(200, {"id": job_id, "status": "IN_QUEUE"})
-
-    def _is_gone(self, run: Run, now: float) -> bool:
-        if run.fate == "lost" and now >= run.starts_at:
-            return True
-        return now > run.ends_at + RETENTION_SECONDS
-
-    def _cancel(self, run: Run, now: float) -> Reply:
-        if now < run.ends_at and run.cancelled_at is None:
-            run.cancelled_at = now
-        return _json(200, {"id": run.job_id, "status": self._status_word(run, now)})
-
-    def _status_word(self, run: Run, now: float) -> str:
-        if run.cancelled_at is not None:
-            return "CANCELLED"
-        if now < run.starts_at:
-            return "IN_QUEUE"
-        if now < run.ends_at:
-            return "IN_PROGRESS"
-        failing = {
-            "worker error": "FAILED",
-            "platform failed": "FAILED",
-            "out of memory": "FAILED",
-            "timed out": "TIMED_OUT",
-        }
-        return failing.get(run.fate, "COMPLETED")
-
-    def _status(self, run: Run, now: float) -> Reply:
-        run.polls += 1
-        word = self._status_word(run, now)
-        record: dict[str, Any] = {"id": run.job_id, "status": word}
-        if word in ("COMPLETED", "FAILED", "TIMED_OUT"):
-            record |= {"delayTime": int(1000 * (run.starts_at - run.accepted_at))}
-            record |= {"executionTime": int(1000 * (run.ends_at - run.starts_at)), "workerId": "w1"}
-        errors = {
-            "worker error": "Job processing failed: the sampler gave up",
-            "platform failed": "job timed out after 1 retries",
-            "out of memory": "CUDA out of memory",
-        }
+    def status(self, job: Job, time: float) -> Reply:
+        """What `/status` says of a job at a time."""
+        word, run = self._word(job, time), job.executions[-1]
+        record: dict[str, Any] = {"id": job.job_id, "status": word}
+        if word not in ("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED"):
+            return _json(200, record, "pending", job)
+        if word != "CANCELLED":
+            record |= {"delayTime": int(1000 * (run.starts_at - run.bought_at)), "executionTime": run.milliseconds}
+            record |= {"workerId": "w1"}
         if word == "FAILED":
-            record["error"] = errors[run.fate]
-        if word == "COMPLETED" and run.fate != "no output":
-            data = picture(run.prompt, run.seed)
-            if run.fate == "damaged":
-                data = data[: len(data) // 2]
-            text = base64.b64encode(data).decode()
-            record["output"] = {"images": [{"filename": "a.png", "type": "base64", "data": text}]}
-        return _json(200, record)
+            record["error"] = FATES[run.fate].error
+        if word == "COMPLETED" and (output := _output(job)) is not None:
+            record["output"] = output
+        reply = _json(200, record, "ended", job)
+        reply.whole_result = word == "COMPLETED" and run.fate == "done"
+        return reply
 
-    def _hit(self, name: str) -> None:
-        self.hits[name] = self.hits.get(name, 0) + 1
+    def _accept(self, endpoint: str, body: bytes, time: float) -> Reply:
+        if len(body) > MAX_BODY_BYTES:
+            return _json(400, {"error": "exceeded max body size of 10MiB"}, "rejected")
+        wanted = json.loads(body)
+        graph, policy = wanted["input"]["workflow"], wanted.get("policy", {})
+        prompt, seed = graph["6"]["inputs"]["text"], graph["25"]["inputs"]["noise_seed"]
+        if prompt.startswith("forbidden"):
+            return _json(400, {"error": "request body too large for this endpoint"}, "rejected")
+        job = Job(
+            job_id=f"{endpoint}-{len(self._books.jobs)}",
+            endpoint=endpoint,
+            subject=(prompt, seed),
+            pictures=graph["27"]["inputs"]["batch_size"],
+            expires_at=time + policy.get("ttl", 86_400_000) / 1000,
+            execution_timeout_seconds=policy.get("executionTimeout", 600_000) / 1000,
+            hidden=[],
+            executions=[],
+        )
+        self._execute(job, time)
+        job.hidden = self._hidden_times(job, time)
+        self._books.jobs[job.job_id] = job
+        return _json(200, {"id": job.job_id, "status": "IN_QUEUE"}, "accepted", job)
+
+    def _execute(self, job: Job, time: float) -> None:
+        """Buy one run of a job: its queue, its work and its fate."""
+        prompt, pick = job.subject[0], self._pick
+        queue_seconds = pick(60, "queue", prompt) * 0.5
+        if self.fault_percent and pick.chance(5, "long queue", prompt):
+            queue_seconds *= 20
+        fate = self._fate(prompt)
+        work_seconds = 1.0 + pick(30, "work", prompt)
+        if fate == "timed out" or work_seconds > job.execution_timeout_seconds:
+            fate, work_seconds = "timed out", job.execution_timeout_seconds
+        starts_at = time + queue_seconds
+        job.executions.append(Execution(time, starts_at, starts_at + work_seconds, fate))
+        self._books.hit(f"fate: {fate}")
+
+    def _fate(self, prompt: str) -> str:
+        """Drawn for each run; all runs of a cursed prompt are lost, or meet one infrastructure fault, or any of them."""
+        pick = self._pick
+        if not self.fault_percent:
+            return "done"
+        if prompt not in self._curses:
+            self._curses[prompt] = self._curse(prompt)
+        if curse := self._curses[prompt]:
+            return pick.of(curse, "cursed with", prompt)
+        return pick.of(tuple(FATES), "kind", prompt) if pick.chance(self.fault_percent, "fate", prompt) else "done"
+
+    def _curse(self, prompt: str) -> tuple[str, ...]:
+        pick = self._pick
+        if not pick.chance(15, "is cursed", prompt):
+            return ()
+        curses = (("lost",), (pick.of(_INFRASTRUCTURE, "curse of", prompt),), _INFRASTRUCTURE)
+        return pick.of(curses, "curse", prompt)
+
+    def _hidden_times(self, job: Job, time: float) -> list[tuple[float, float]]:
+        """Right after `/run` a job may not be known everywhere yet; and a later blip is shorter than that lasts."""
+        pick, prompt, hidden = self._pick, job.subject[0], []
+        if self.fault_percent and pick.chance(20, "slow to propagate", prompt):
+            hidden.append((time, time + 30.0 * pick.unit("propagates", prompt)))
+        if self.fault_percent and pick.chance(5, "blip", prompt):
+            begin = time + 70.0 + 10 * pick.unit("blip at", prompt)
+            hidden.append((begin, begin + 25.0))
+        return hidden
+
+    def _cancel(self, job: Job, time: float) -> Reply:
+        if self._word(job, time) in ("IN_QUEUE", "IN_PROGRESS"):
+            job.cancelled_at = time
+        return _json(200, {"id": job.job_id, "status": self._word(job, time)}, "accepted", job)
+
+    def _retry(self, job: Job, time: float) -> Reply:
+        if self._word(job, time) not in ("FAILED", "TIMED_OUT"):
+            return _json(400, {"error": "only failed or timed-out jobs can be retried"}, "refused", job)
+        self._execute(job, time)
+        return _json(200, {"id": job.job_id, "status": "IN_QUEUE"}, "accepted", job)
+
+    def _word(self, job: Job, time: float) -> str:
+        run = job.executions[-1]
+        if job.cancelled_at is not None and time >= job.cancelled_at:
+            return "CANCELLED"
+        if time < run.starts_at:
+            return "IN_QUEUE"
+        return "IN_PROGRESS" if time < run.ends_at else FATES[run.fate].word
 
 
-def _json(status: int, value: dict[str, Any]) -> Reply:
-    return Reply(status, json.dumps(value).encode(), {"content-type": "application/json"})
+def _output(job: Job) -> dict[str, Any] | None:
+    """What a completed worker hands over; None: no output key at all."""
+    if job.fate == "no output":
+        return None
+    if job.fate == "nothing saved":
+        return {"status": "success_no_images", "images": []}
+    pictures = [picture(*job.subject, number) for number in range(job.pictures)]
+    if job.fate == "damaged":
+        pictures[-1] = pictures[-1][: len(pictures[-1]) // 2]
+    if job.fate == "not a picture":
+        pictures[0] = b"GIF89a, and nothing that we take"
+    return {"images": [{"filename": "a.png", "type": "base64", "data": base64.b64encode(data).decode()} for data in pictures]}
+
+
+def _json(status: int, value: dict[str, Any], outcome: str, job: Job | None = None) -> Reply:
+    return Reply(status, json.dumps(value).encode(), outcome, job, {"content-type": "application/json"})

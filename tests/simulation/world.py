@@ -1,35 +1,37 @@
-"""One simulated world: virtual time, a platform, a disk, a ledger's durable image, and the accidents between them.
+"""One simulated world: time, a platform and its wire, a disk, a ledger file, and the accidents between them.
 
 The engine reaches it only through `Ports`. Every effect begins, travels, is applied once (even if its caller has been
 cancelled: threads and sent requests go on), travels back, and answers. The power can be cut before and after every
-apply, between any two disk operations, and before any step of the event loop.
+apply, between any two disk operations, around every commit, and before any step of the event loop.
 """
 
 from __future__ import annotations
 
-import errno
 import random
-import sqlite3
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from errno import EIO, ENOSPC
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 
-from asyncgen.ports import HttpReply, HttpRequest, InterruptedReplyError, NotSentError, Ports
+from asyncgen.ports import Ports
 
+from .books import Books
 from .choices import Choices, Key
 from .disk import SimulatedDisk
+from .ledger_file import LedgerFile
 from .loop import VirtualLoop
-from .platform import Platform, Reply
+from .network import Network, Storm
+from .platform import Platform
+from .watch import ROOT, Watch
 
 T = TypeVar("T")
 EPOCH_SECONDS = 1_780_000_000.0
-_REQUEST_FAULTS = (
-    "refused connection", "lost request", "lost reply", "cut reply", "429", "429 with Retry-After", "503", "500 before",
-    "502 after",
-)  # fmt: skip
+_NEVER = float("inf")
+_FOREIGN = b"this is not yours"
+_DISK_FAULTS = {"write": ENOSPC, "create": ENOSPC, "append": ENOSPC, "link": ENOSPC, "fsync": EIO, "fsync_directory": EIO}
 
 
 class PowerCut(BaseException):
@@ -38,129 +40,190 @@ class PowerCut(BaseException):
 
 @dataclass
 class _Effect:
-    """Something on its way: what it will do, and what kind it is."""
+    """Something on its way: what it will do, what it is, and whether it has been done already."""
 
     apply: Callable[[], Any]
-    kind: str
+    name: str
+    is_applied: bool = False
 
 
+@dataclass
+class _Accident:
+    """Something that happens once, at a tick or at a moment (monotonic seconds)."""
+
+    happen: Callable[[], None]
+    at_tick: float = _NEVER
+    at_second: float = _NEVER
+
+
+@dataclass
 class World:
-    """Everything outside the engine. The same seed and `fixed` give the same bytes."""
+    """Everything outside the engine. The same seed and `fixed` give the same bytes.
 
-    def __init__(self, seed: int, fixed: Mapping[Key, int] | None = None) -> None:
-        self.pick = pick = Choices(seed, fixed)
-        self.now = 0.0
-        self.dead = False
-        self.was_cut = False
-        self.incarnation = 0
-        self.trace: list[tuple[object, ...]] = []
-        self.hits: dict[str, int] = {}
+    `now` is the machine's monotonic clock; `time` is the true one, which goes on while the machine sleeps.
+    """
+
+    seed: int
+    fixed: Mapping[Key, int] | None = None
+    now: float = 0.0
+    slept_seconds: float = 0.0
+    clock_error_seconds: float = 0.0
+    dead: bool = False
+    calm: bool = False
+    incarnation: int = 0
+    trace: list[tuple[object, ...]] = field(default_factory=list)
+    wrongs: list[str] = field(default_factory=list)  # truths that were seen broken while it ran
+    foreign: dict[str, bytes] = field(default_factory=dict)  # files that are not the engine's
+    doubles: frozenset[str] = frozenset()  # prompts whose jobs make two pictures
+    unsendable: frozenset[str] = frozenset()  # prompts of which no job can be made
+
+    def __post_init__(self) -> None:
+        self.pick = pick = Choices(self.seed, self.fixed)
         self.fault_percent = (0.0, 3.0, 10.0, 25.0)[pick(4, "fault percent")]
         self._latency_unit = (0.001, 0.01, 0.1)[pick(3, "latency")]
         self._chaos = pick(3, "chaos") == 2
-        self.platform = Platform(pick, self.fault_percent)
+        self.books = Books()
+        self.platform = Platform(pick, self.books, self.fault_percent)
         self.disk = SimulatedDisk(self._disk_step)
-        self.ledger_image: bytes | None = None
+        self.ledger = LedgerFile(self)
+        self.watch = Watch(self)
+        self.ticks = 0
         self._effects: list[_Effect] = []
-        self._ticks_left: int | None = None
-        self._cut_at = float("inf")
-        self.calm = False
+        self._accidents: list[_Accident] = []
+        self._crash_draw: Callable[[], bool] = lambda: pick(3, "power or kill") != 2
+
+    @property
+    def time(self) -> float:
+        return self.now + self.slept_seconds
+
+    @property
+    def slowest_seconds(self) -> float:
+        """The longest that a disk or ledger call may take."""
+        return 80 * self._latency_unit
 
     # -- the mains (see loop.Mains) ------------------------------------------------------------------------------
 
-    def tick(self) -> None:
-        """A moment at which the power may go."""
-        if self._ticks_left is not None:
-            self._ticks_left -= 1
-        if self._ticks_left == 0 or self.now >= self._cut_at:
-            self.dead = self.was_cut = True
+    def tick(self, point: str | None = None) -> None:
+        """A moment at which something may happen. `point` says what is being done; None: whatever is on its way."""
+        self.ticks += 1
+        for accident in self._accidents:
+            if self.ticks >= accident.at_tick or self.now >= accident.at_second:
+                self._accidents.remove(accident)
+                self._point = point
+                accident.happen()
+                return
 
     def shuffled(self, count: int) -> int:
         """Which of the callbacks that are ready runs first: asyncio's own order, but for one world in three."""
         return self.pick(count, "schedule") if self._chaos else 0
 
-    def arm(self) -> None:
-        """Draw when this incarnation ends: after so many ticks, or at a moment."""
-        scale = self.pick(4, "crash scale")
-        if scale == 3:
-            self._cut_at = self.now + self.pick(900, "crash at") / 10
-        else:
-            self._ticks_left = 1 + self.pick((60, 400, 2000)[scale], "crash at")
+    # -- accidents -----------------------------------------------------------------------------------------------
 
-    def disarm(self) -> None:
-        """No crash any more, and no faults: what is wanted must now come to its end."""
-        self._ticks_left, self._cut_at, self.calm = None, float("inf"), True
+    def arrange(self, happen: Callable[[], None], *key: str) -> None:
+        """Something is to happen once in this life, after a drawn number of ticks or at a drawn moment."""
+        scale = self.pick(4, *key, "scale")
+        if scale == 3:
+            self.arrange_at(happen, second=self.now + self.pick(900, *key, "at") / 10)
+        else:
+            self.arrange_at(happen, tick=self.ticks + 1 + self.pick((60, 400, 2000)[scale], *key, "at"))
+
+    def arrange_at(self, happen: Callable[[], None], *, tick: float = _NEVER, second: float = _NEVER) -> None:
+        self._accidents.append(_Accident(happen, tick, second))
+
+    def cut(self) -> None:
+        """The power goes, or the process is killed, now."""
+        self.dead = True
+        for point in [self._point] if self._point else self._points_on_the_way() or ["waiting"]:
+            self.books.hit(f"crash point: {point}")
+
+    def crash_with(self, power_cut: bool) -> None:
+        """Settle what a crash is: for sweeps, which draw nothing."""
+        self._crash_draw = lambda: power_cut
+
+    def become_calm(self) -> None:
+        """No accident any more: what is wanted must now come to its end."""
+        self.calm = True
         self.platform.fault_percent = 0.0
 
-    def end_life(self, *, died: bool) -> None:
-        """An incarnation is over. If it died, the machine comes up again with what is durable."""
-        if died:
-            self._crash()
-        self.incarnation += 1
-        self.dead = self.was_cut = False
-        self._ticks_left, self._cut_at = None, float("inf")
-
-    def _crash(self) -> None:
-        power_cut = self.pick(3, "power or kill") != 2
-        for effect in self._effects:  # on the wire, or in the kernel: it may still land
-            if effect.kind in ("http", "file") and self.pick(2, "lands", effect.kind):
-                try:
-                    effect.apply()
-                except (Exception, PowerCut) as error:
-                    self.log("landed with", type(error).__name__)
+    def end_life(self, *, crashed: bool) -> None:
+        """An incarnation is over; what it sent is still on its way. If it crashed, the machine comes up again."""
+        power_cut = crashed and self._crash_draw()
+        for effect in self._effects:
+            if not effect.is_applied and effect.name != "ledger" and self.pick(2, "lands", effect.name):
+                self._land(effect)
         self._effects.clear()
+        self._accidents.clear()
+        self.ledger.end_life()
+        if crashed:
+            self.books.hit("crash: power cut" if power_cut else "crash: kill")
+            self.log("CRASH", "power cut" if power_cut else "kill")
+            self.ledger.after_crash(self.pick, power_cut=power_cut)
         self.disk = self.disk.after(self.pick, power_cut=power_cut, step=self._disk_step)
-        self.log("CRASH", "power cut" if power_cut else "kill")
-        self._hit("crash: power cut" if power_cut else "crash: kill")
+        self.incarnation += 1
+        self.dead = False
+
+    def stay_down(self) -> None:
+        """Time passes until the next incarnation; results may expire."""
         self.now += (1.0, 10.0, 100.0, 3000.0)[self.pick(4, "down")] * (0.1 + self.pick.unit("down for"))
+
+    def sleep_machine(self) -> None:
+        """The lid is closed: the monotonic clock stands still, the platform goes on."""
+        self.slept_seconds += 600.0 + self.pick(4000, "sleeps for")
+        self.books.hit("clock: the machine slept")
+
+    def turn_clock(self) -> None:
+        """The wall clock is set, an hour forwards or back."""
+        self.clock_error_seconds += self.pick.of((3600.0, -3600.0), "clock turned")
+        self.books.hit("clock: the wall clock jumped")
+
+    def plant_file(self) -> None:
+        """Somebody else takes a name: one that a picture is about to get, or that two rows of the input ask for."""
+        names = [path for (path,) in self.ledger.rows("SELECT path FROM image WHERE state = 'storing'") if path]
+        free = [path for path in (*names, "images/the same name.png") if not self.disk.exists(ROOT / path)]
+        if free:
+            self.foreign[str(ROOT / free[0])] = _FOREIGN
+            self.disk.put(ROOT / free[0], _FOREIGN)
+            self.books.hit("disk: somebody else's file")
+
+    def _land(self, effect: _Effect) -> None:
+        was_dead, self.dead = self.dead, False  # on the wire, or in the kernel
+        try:
+            effect.apply()
+        except (Exception, PowerCut) as error:
+            self.log("landed with", type(error).__name__)
+        self.dead = was_dead
+
+    def _points_on_the_way(self) -> list[str]:
+        points = (f"{each.name} {'done, not known' if each.is_applied else 'on its way'}" for each in self._effects)
+        return list(dict.fromkeys(points))
 
     # -- ports ---------------------------------------------------------------------------------------------------
 
-    def ports(self, loop: VirtualLoop) -> Ports:
+    def ports(self, loop: VirtualLoop, storm: Storm | None) -> Ports:
         """The doors of one incarnation; they close for good when it dies."""
-        incarnation = self.incarnation
-        hexes = iter(range(1 << 31))
-        rng = random.Random(self.pick(1 << 30, "rng"))
-
-        class Connection(sqlite3.Connection):
-            def commit(connection) -> None:  # noqa: N805 - `self` is the world here
-                self._guard(incarnation)
-                super().commit()
-                self.ledger_image = connection.serialize()
-                self.log("commit")
-                self.tick()
-
-        def connect() -> sqlite3.Connection:
-            connection = sqlite3.connect(":memory:", isolation_level=None, factory=Connection)
-            if self.ledger_image is not None:
-                connection.deserialize(self.ledger_image)
-            return connection
-
+        life = self.incarnation
         return Ports(
-            transport=_Transport(self, loop, incarnation),
+            transport=Network(self, loop, storm),
             clock=_Clock(self),
-            rng=rng,
-            new_hex8=lambda: f"{incarnation:02x}{next(hexes):06x}",
+            rng=random.Random(self.pick(1 << 30, "rng")),
+            new_hex8=_hexes(life).__next__,
             disk=self.disk,
-            file_threads=_Threads(self, loop, incarnation, "file"),
-            ledger_thread=_Threads(self, loop, incarnation, "ledger"),
-            connect=connect,
+            file_threads=_Threads(self, loop, "files"),
+            ledger_thread=_Threads(self, loop, "ledger"),
+            connect=lambda: self.ledger.connect(life),
         )
 
-    def effect(
-        self, loop: VirtualLoop, incarnation: int, kind: str, apply: Callable[[], T], *, slow: float = 1.0
-    ) -> Any:
+    def effect(self, loop: VirtualLoop, life: int, name: str, apply: Callable[[], T], *, slow: float = 1.0) -> Any:
         """Start `apply` on its way; the future it answers."""
-        self._guard(incarnation)
+        self.guard(life)
         future = loop.create_future()
-        effect = _Effect(apply, kind)
+        effect = _Effect(apply, name)
         self._effects.append(effect)
 
         def arrive() -> None:
             self.tick()
             if self.dead:
                 return
-            self._effects.remove(effect)
             result, error = None, None
             try:
                 result = apply()
@@ -168,127 +231,75 @@ class World:
                 return
             except Exception as caught:
                 error = caught
-            self.tick()
-            loop.call_later(self._delay(kind, "back") * slow, answer, result, error)
+            effect.is_applied = True
+            loop.call_later(self._delay(name, "back") * slow, answer, result, error)
 
         def answer(result: Any, error: Exception | None) -> None:
-            if not future.done():
-                if error is None:
-                    future.set_result(result)
-                else:
-                    future.set_exception(error)
+            self._effects.remove(effect)
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
 
-        loop.call_later(self._delay(kind, "there") * slow, arrive)
+        loop.call_later(self._delay(name, "there") * slow, arrive)
         return future
+
+    def guard(self, life: int) -> None:
+        """Raises `PowerCut` for whoever belongs to a life that is over."""
+        if self.dead or life != self.incarnation:
+            raise PowerCut
 
     def log(self, *words: object) -> None:
         self.trace.append((round(self.now, 4), *words))
 
-    def fault(self, *key: object) -> str | None:
-        """The fault that a request meets, None for none."""
-        if self.calm or not self.pick.chance(self.fault_percent, "request", *key):
-            return None
-        fault = _REQUEST_FAULTS[self.pick(len(_REQUEST_FAULTS), "request fault", *key)]
-        self._hit(f"request: {fault}")
-        return fault
+    def accuse(self, wrong: str) -> None:
+        """A truth is broken; the seed has failed, whatever comes."""
+        self.wrongs.append(wrong)
 
     def _delay(self, *key: object) -> float:
         return self.pick(40, "latency", *key) * self._latency_unit
 
-    def _guard(self, incarnation: int) -> None:
-        if self.dead or incarnation != self.incarnation:
-            raise PowerCut
-
     def _disk_step(self, operation: str, path: Path) -> int | None:
         if self.dead:
             raise PowerCut
-        self.tick()
+        self.tick(f"disk {operation}")
         if self.dead:
             raise PowerCut
         self.log(operation, path.name)
-        if (
-            not self.calm
-            and operation in ("write", "create", "append")
-            and self.pick.chance(self.fault_percent / 20, "disk full")
-        ):
-            self._hit("disk: full")
-            return errno.ENOSPC
-        return None
+        if self.calm or operation not in _DISK_FAULTS or not self.pick.chance(self.fault_percent / 20, "disk fault"):
+            return None
+        self.books.hit(f"disk: {operation} fails")
+        return _DISK_FAULTS[operation]
 
-    def _hit(self, name: str) -> None:
-        self.hits[name] = self.hits.get(name, 0) + 1
+
+def _hexes(life: int) -> Iterator[str]:
+    return (f"{life:02x}{number:06x}" for number in range(1 << 24))
 
 
 class _Clock:
     def __init__(self, world: World) -> None:
         self._world = world
-        self._skew = world.pick(3, "skew") * 1000.0
 
     def now(self) -> float:
         return self._world.now
 
     def wall(self) -> float:
-        return EPOCH_SECONDS + self._world.now + self._skew
+        return EPOCH_SECONDS + self._world.time + self._world.clock_error_seconds
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
 
 
 class _Threads:
-    def __init__(self, world: World, loop: VirtualLoop, incarnation: int, kind: str) -> None:
-        self._world, self._loop, self._incarnation, self._kind = world, loop, incarnation, kind
+    def __init__(self, world: World, loop: VirtualLoop, name: str) -> None:
+        self._world, self._loop, self._life, self._name = world, loop, world.incarnation, name
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        world = self._world
-
         def apply() -> T:
-            world._guard(self._incarnation)
+            self._world.guard(self._life)
             return function(*args)
 
-        result: T = await world.effect(self._loop, self._incarnation, self._kind, apply)
+        result: T = await self._world.effect(self._loop, self._life, self._name, apply)
         return result
-
-
-class _Transport:
-    def __init__(self, world: World, loop: VirtualLoop, incarnation: int) -> None:
-        self._world, self._loop, self._incarnation = world, loop, incarnation
-
-    async def send(self, request: HttpRequest) -> HttpReply:
-        world = self._world
-        operation = request.url.rsplit("/", 2)[-1 if request.method == "POST" and request.url.endswith("/run") else -2]
-        fault = world.fault(operation)
-        world.log(request.method, operation, fault or "")
-
-        def apply() -> Reply:
-            canned = _canned(fault)
-            if canned is not None:
-                return canned
-            reply = world.platform.answer(request.method, request.url, request.body, world.now)
-            world.log("answered", operation, reply.status)
-            return Reply(502, b"<html>bad gateway</html>") if fault == "502 after" else reply
-
-        if fault == "refused connection":
-            raise NotSentError("connection refused")
-        if fault == "lost request":
-            await anyio.sleep(request.timeout_seconds)
-            raise InterruptedReplyError("timed out")
-        reply = await world.effect(self._loop, self._incarnation, "http", apply, slow=5.0)
-        if fault == "lost reply":
-            raise InterruptedReplyError("reset")
-        if fault == "cut reply":
-            raise InterruptedReplyError("the body was cut")
-        return HttpReply(reply.status, reply.headers, reply.body)
-
-
-def _canned(fault: str | None) -> Reply | None:
-    match fault:
-        case "429":
-            return Reply(429, b'{"error":"too many requests"}')
-        case "429 with Retry-After":
-            return Reply(429, b"", {"retry-after": "7"})
-        case "503":
-            return Reply(503, b"<html>unavailable</html>")
-        case "500 before":
-            return Reply(500, b"oops")
-        case _:
-            return None

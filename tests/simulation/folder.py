@@ -1,0 +1,65 @@
+"""Files: every stored picture is there whole and is the right one, the manifest lists exactly those, nothing else is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .broken import hold
+from .platform import picture
+from .records import Record, Records, StoredFile
+from .watch import ROOT
+
+if TYPE_CHECKING:
+    from .world import World
+
+MANIFEST = "manifest.jsonl"
+
+
+def look_at(world: World, records: Records) -> None:
+    """Raises `BrokenError`."""
+    for record in records.items:
+        _look_at_pictures(world, record)
+    _look_at_manifest(world, records)
+    _look_for_strays(world, records)
+
+
+def _look_at_pictures(world: World, record: Record) -> None:
+    current = [file for file in record.files if file.state != "superseded"]
+    wanted = 2 if record.subject[0] in world.doubles else 1
+    hold(len(current) == (wanted if record.state == "stored" else 0), f"{len(current)} pictures of {record}")
+    hold(all(file.state == "stored" for file in current), f"a picture still being stored: {record}")
+    for file in record.files:
+        right = picture(*record.subject, file.number)
+        hold(file.sha256 == hashlib.sha256(right).hexdigest(), f"the wrong hash for {file.path}: {record}")
+        if file.path is not None:
+            found = world.disk.names.get(str(ROOT / file.path))
+            hold(found is not None, f"{file.path} is not there: {record}")
+            hold(found is not None and bytes(found.live) == right, f"{file.path} is not its picture: {record}")
+
+
+def _look_at_manifest(world: World, records: Records) -> None:
+    manifest = world.disk.names.get(str(ROOT / MANIFEST))
+    lines = [json.loads(line) for line in bytes(manifest.live).splitlines()] if manifest else []
+    listed = sorted((line["request_id"], line["path"] or "", line["sha256"], line["seed"]) for line in lines)
+    stored = sorted(
+        (record.request_id, file.path or "", file.sha256, record.subject[1])
+        for record, file in _stored_files(records)
+    )
+    hold(listed == stored, f"the manifest lists {listed}, the ledger {stored}")
+
+
+def _look_for_strays(world: World, records: Records) -> None:
+    """Every file belongs to a record (also of a picture that was made again since), or to somebody else."""
+    known = {str(ROOT / file.path) for record in records.items for file in record.files if file.path is not None}
+    stray = world.disk.names.keys() - known - {str(ROOT / MANIFEST)} - world.foreign.keys()
+    hold(not stray, f"files that belong to nothing: {sorted(stray)}")
+    for name, content in world.foreign.items():
+        found = world.disk.names.get(name)
+        hold(found is not None and bytes(found.live) == content, f"somebody else's file {name} was touched")
+
+
+def _stored_files(records: Records) -> Iterable[tuple[Record, StoredFile]]:
+    return ((record, file) for record in records.items for file in record.files if file.state == "stored")

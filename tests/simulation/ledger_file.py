@@ -1,0 +1,86 @@
+"""The ledger's file: the real SQLite in memory, and what of it is durable.
+
+`commit` is the only moment at which anything becomes durable, as with `synchronous = FULL`. A connection that asks for
+less may lose its last commits at a power cut, which is what WAL does then.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .world import World
+
+_FULL = 2
+
+
+class LedgerFile:
+    """`image` is the database as the next process finds it, None while there is none."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.image: bytes | None = None
+        self._synced: bytes | None = None
+        self._unsynced: list[bytes] = []
+        self._open: sqlite3.Connection | None = None
+
+    def connect(self, life: int) -> sqlite3.Connection:
+        """The port: the one writing connection of a life."""
+        file, world = self, self._world
+
+        class Connection(sqlite3.Connection):
+            def commit(self) -> None:
+                world.guard(life)
+                world.tick("before a commit")
+                world.guard(life)
+                if not world.calm and world.pick.chance(world.fault_percent / 60, "ledger full"):
+                    world.books.hit("disk: commit fails")
+                    raise sqlite3.OperationalError("database or disk is full")
+                super().commit()
+                file._keep(self)
+                world.log("commit")
+                world.watch.committed()
+                world.tick("after a commit")
+
+        connection = sqlite3.connect(":memory:", isolation_level=None, factory=Connection)
+        if self.image is not None:
+            connection.deserialize(self.image)
+        self._open = connection
+        return connection
+
+    def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """What the durable ledger says now."""
+        if self._open is not None and not self._open.in_transaction:
+            return self._open.execute(query, parameters).fetchall()
+        if self.image is None:
+            return []
+        connection = sqlite3.connect(":memory:")
+        connection.deserialize(self.image)
+        try:
+            return connection.execute(query, parameters).fetchall()
+        finally:
+            connection.close()
+
+    def last_event(self) -> int:
+        """The id of the newest event, 0 where there is none."""
+        return self.rows("SELECT coalesce(max(id), 0) FROM event")[0][0] if self.image else 0
+
+    def end_life(self) -> None:
+        """Its connection is gone with the process."""
+        self._open = None
+
+    def after_crash(self, draw: Callable[..., int], *, power_cut: bool) -> None:
+        """What the next process finds: everything, but for commits that asked for less than a flush."""
+        if power_cut and self._unsynced:
+            kept = len(self._unsynced) - draw(len(self._unsynced) + 1, "commits lost")
+            self.image = self._unsynced[kept - 1] if kept else self._synced
+        self._synced, self._unsynced = self.image, []
+
+    def _keep(self, connection: sqlite3.Connection) -> None:
+        self.image = connection.serialize()
+        if connection.execute("PRAGMA synchronous").fetchone()[0] >= _FULL:
+            self._synced, self._unsynced = self.image, []
+        else:
+            self._unsynced.append(self.image)

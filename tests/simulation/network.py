@@ -1,0 +1,212 @@
+"""The wire between the engine and the platform: latency, faults of single requests, and storms that last a while.
+
+Whatever happens to a request is written into the books as what the engine was told. A request that has left goes on
+whether or not anybody waits for its reply.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+
+from asyncgen.ports import HttpReply, HttpRequest, InterruptedReplyError, NotSentError
+
+from .books import Asked, Job, Subject
+from .choices import Choices
+from .platform import Reply, picture
+
+if TYPE_CHECKING:
+    from .loop import VirtualLoop
+    from .world import World
+
+_FOR_ALL = (
+    "refused connection", "lost request", "lost reply", "cut reply", "garbled reply", "429", "429 with Retry-After",
+    "503", "500 before", "502 after", "HTML",
+)  # fmt: skip
+REQUEST_FAULTS = {
+    "run": _FOR_ALL,
+    "status": (*_FOR_ALL, "stale status", "damaged result"),
+    "cancel": _FOR_ALL,
+    "retry": _FOR_ALL,
+}
+#: What a storm does to every request it meets: the network's and the platform's faults, and the account's.
+STORMS = ("503", "429", "500 before", "refused connection", "lost request", "429 with Retry-After", "401", "402", "400")
+_STORM_SECONDS = (5.0, 30.0, 120.0, 900.0)
+_STALE_SECONDS = 25.0
+_MAX_DAMAGED_REPLIES = 2  # the engine may take a result that came damaged three times for what it is
+
+
+@dataclass(frozen=True)
+class Storm:
+    """Every request to one of the operations meets this fault, from one moment to another (monotonic seconds)."""
+
+    fault: str
+    operations: tuple[str, ...]
+    begins_at: float
+    ends_at: float
+
+
+def draw_storm(pick: Choices, now: float) -> Storm | None:
+    """The storm of one life, None for fair weather. A refused account refuses `/run`, or everything."""
+    if not pick.chance(20, "storm"):
+        return None
+    begins_at = now + 60.0 * pick.unit("storm begins")
+    return Storm(
+        fault=pick.of(STORMS, "storm kind"),
+        operations=pick.of((("run",), ("run", "status", "cancel", "retry"), ("status",)), "storm where"),
+        begins_at=begins_at,
+        ends_at=begins_at + pick.of(_STORM_SECONDS, "storm lasts"),
+    )
+
+
+class Network:
+    """The transport of one incarnation."""
+
+    def __init__(self, world: World, loop: VirtualLoop, storm: Storm | None) -> None:
+        self._world, self._loop, self._storm = world, loop, storm
+        self._life = world.incarnation
+
+    async def send(self, request: HttpRequest) -> HttpReply:
+        """The port: one request, its whole reply."""
+        asked = self._note(request)
+        self._world.watch.sending(asked, request)
+        try:
+            reply = await self._exchange(request, asked)
+        except NotSentError:
+            self._tell(asked, _refusal(asked))
+            raise
+        except InterruptedReplyError:
+            self._tell(asked, _doubt(asked))
+            raise
+        asked.retry_after_seconds = float(reply.headers.get("retry-after", 0))
+        asked.job = asked.job or reply.job
+        asked.whole_result, asked.has_reply = reply.whole_result, True
+        self._tell(asked, reply.outcome)
+        return HttpReply(reply.status, reply.headers, reply.body)
+
+    async def _exchange(self, request: HttpRequest, asked: Asked) -> Reply:
+        world, fault = self._world, asked.fault
+        if fault == "refused connection":
+            await anyio.sleep(0.01)
+            raise NotSentError("connection refused")
+        if fault == "lost request":
+            await anyio.sleep(request.timeout_seconds)
+            raise InterruptedReplyError("timed out")
+        reply: Reply = await world.effect(
+            self._loop, self._life, f"{asked.operation} request", lambda: self._arrive(request, asked), slow=5.0
+        )
+        if fault == "lost reply":
+            raise InterruptedReplyError("reset")
+        if fault == "cut reply":
+            raise InterruptedReplyError(f"cut after {world.pick(len(reply.body) + 1, 'cut at')} bytes")
+        return reply
+
+    def _arrive(self, request: HttpRequest, asked: Asked) -> Reply:
+        """At the platform: what it does, and what it (or something in between) answers."""
+        world, fault = self._world, asked.fault
+        if canned := _canned(asked, world.pick):
+            return canned
+        stale = world.time - _STALE_SECONDS if fault == "stale status" else world.time
+        if asked.job is not None and fault == "stale status" and stale >= asked.job.executions[-1].bought_at:
+            reply = world.platform.status(asked.job, stale)
+            if asked.job.is_gone(world.time) or reply.outcome == "ended":
+                reply = world.platform.answer(request.method, request.url, request.body, world.time)
+        else:
+            reply = world.platform.answer(request.method, request.url, request.body, world.time)
+        world.log("answered", asked.operation, reply.status, reply.outcome)
+        if asked.operation == "run":
+            asked.job = reply.job
+        return self._spoilt(reply, asked)
+
+    def _spoilt(self, reply: Reply, asked: Asked) -> Reply:
+        """The platform has acted; what of its answer comes through."""
+        pick = self._world.pick
+        match asked.fault:
+            case "502 after":
+                return _spoilt(asked, 502, b"<html>bad gateway</html>")
+            case "HTML":
+                return _spoilt(asked, 200, b"<html><title>One moment</title></html>")
+            case "garbled reply" if reply.status == 200:
+                return _spoilt(asked, reply.status, reply.body[: pick(len(reply.body), "garbled at")])
+            case "damaged result" if reply.whole_result and reply.job is not None:
+                return _damaged(reply, reply.job)
+        return reply
+
+    def _note(self, request: HttpRequest) -> Asked:
+        world = self._world
+        _, endpoint, operation, *rest = urlsplit(request.url).path.strip("/").split("/")
+        body = request.body or b""
+        subject: Subject | str = rest[0] if rest else world.watch.subject_of(body)
+        asked = Asked(self._life, operation, endpoint, subject, world.now, len(body))
+        asked.job = world.books.jobs.get(rest[0]) if rest else None
+        asked.fault = self._fault(operation)
+        world.books.asked.append(asked)
+        world.log("sent", operation, subject, asked.fault or "")
+        return asked
+
+    def _tell(self, asked: Asked, outcome: str) -> None:
+        asked.outcome, asked.answered_at = outcome, self._world.now
+
+    def _fault(self, operation: str) -> str | None:
+        world, storm = self._world, self._storm
+        if storm and operation in storm.operations and storm.begins_at <= world.now < storm.ends_at:
+            world.books.hit(f"storm: {storm.fault}")
+            return storm.fault
+        if world.calm or not world.pick.chance(world.fault_percent, "request", operation):
+            return None
+        fault = world.pick.of(REQUEST_FAULTS[operation], "request fault", operation)
+        world.books.hit(f"request: {fault}")
+        return fault
+
+
+def _canned(asked: Asked, pick: Choices) -> Reply | None:
+    """What is answered before the platform has done anything; None where it does act."""
+    match asked.fault:
+        case "429":
+            return Reply(429, b'{"error":"too many requests"}', _refusal(asked))
+        case "429 with Retry-After":
+            return Reply(429, b"", _refusal(asked), headers={"retry-after": str(1 + pick(20, "Retry-After"))})
+        case "503":
+            return Reply(503, b"<html>unavailable</html>", _refusal(asked))
+        case "500 before":
+            return _spoilt(asked, 500, b"oops")
+        case "401":
+            return Reply(401, b'{"error":"unauthorized"}', "paused")
+        case "402":
+            return Reply(402, b'{"error":"insufficient balance"}', "paused")
+        case "400":
+            outcome = "paused" if _buys(asked) else "fault"
+            return Reply(400, b'{"error":"something nobody has seen before"}', outcome)
+        case _:
+            return None
+
+
+def _buys(asked: Asked) -> bool:
+    return asked.operation in ("run", "retry")
+
+
+def _refusal(asked: Asked) -> str:
+    return "refused" if _buys(asked) else "fault"
+
+
+def _doubt(asked: Asked) -> str:
+    return "unknown" if _buys(asked) else "fault"
+
+
+def _spoilt(asked: Asked, status: int, body: bytes) -> Reply:
+    return Reply(status, body, _doubt(asked))
+
+
+def _damaged(reply: Reply, job: Job) -> Reply:
+    """A result of which bytes were turned on the way: JSON still, and no picture any more."""
+    if job.damaged_replies >= _MAX_DAMAGED_REPLIES:
+        return reply
+    job.damaged_replies += 1
+    whole = picture(*job.subject, 0)
+    damaged = whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
+    body = reply.body.replace(b64encode(whole), b64encode(damaged))
+    return Reply(200, body, "damaged", job, reply.headers)

@@ -1,0 +1,138 @@
+"""What the engine is asked for in one seed: the wished images, and the options of each of its lives."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from functools import cache
+
+from asyncgen.endpoint import Pace
+from asyncgen.intake import IndexedWant, Intake
+from asyncgen.plan import Planner
+from asyncgen.records import Want
+from asyncgen.registry import StylesRegistry
+
+from .choices import Choices
+from .platform import MAX_BODY_BYTES
+
+KINDS = (
+    "plain", "plain", "plain", "fixed seed", "named", "two pictures", "two images", "in memory", "twice", "with an id",
+    "with an id",     "forbidden", "edited workflow",
+)  # fmt: skip
+ENDPOINTS = ("alpha", "beta")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One row of the input. `kind` says what is special about it; only one with an id may change and stay itself."""
+
+    label: int
+    kind: str
+    steps: int = 20
+
+    @property
+    def prompt(self) -> str:
+        """Each row has a prompt of its own, so that the books can tell them apart."""
+        if self.kind == "oversize":
+            return f"prompt {self.label} " + "x" * MAX_BODY_BYTES
+        return f"{'forbidden' if self.kind == 'forbidden' else 'prompt'} {self.label}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one life runs. `given` are the rows of its input, `chunk` how many of them are read at a time."""
+
+    given: tuple[Wish, ...]
+    endpoint: str
+    concurrency: int
+    max_attempts: int
+    pace: Pace
+    chunk: int = 32
+    slow_input_seconds: float = 0.0
+    execution_timeout_seconds: float = 600.0
+    resubmit: bool = False
+    cancel_on_stop: bool = False
+    retry_failed: bool = False
+    rebuy_changed: bool = False
+
+
+class Plan:
+    """One seed's wishes, and the options of life after life."""
+
+    def __init__(self, pick: Choices) -> None:
+        self._pick = pick
+        if pick.chance(0.7, "oversize"):
+            self.wishes: tuple[Wish, ...] = (Wish(0, "oversize"),)
+        else:
+            self.wishes = tuple(Wish(number, pick.of(KINDS, "kind", number)) for number in range(1 + pick(6, "jobs")))
+        self.lives = pick(4, "lives")
+        self._max_attempts = (3, 2, 1, 4)[pick(4, "max attempts")]
+        self._rate = pick.of((0, 0, 3, 8), "small rates")
+        self._timeout = pick.of((600.0, 60.0, 20.0), "execution timeout")
+
+    def options(self, *, calm: bool = False) -> Options:
+        """Those of the next life; a calm one is given every row."""
+        pick = self._pick
+        given = self.wishes
+        if not calm and pick.chance(25, "fewer rows"):
+            given = given[: pick(len(given), "rows")]
+        if pick.chance(25, "changed rows"):
+            steps = 21 + pick(3, "steps")
+            given = tuple(
+                dataclasses.replace(wish, steps=steps) if wish.kind == "with an id" else wish for wish in given
+            )
+        return Options(
+            given=given,
+            endpoint=pick.of(ENDPOINTS, "endpoint") if pick.chance(30, "moved") else ENDPOINTS[0],
+            concurrency=1 + pick(4, "concurrency"),
+            max_attempts=self._max_attempts,
+            pace=self._pace(),
+            chunk=1 + pick(4, "chunk"),
+            slow_input_seconds=pick.of((0.0, 0.0, 3.0), "slow input"),
+            execution_timeout_seconds=self._timeout,
+            resubmit=pick(3, "resubmit") == 2,
+            cancel_on_stop=pick(2, "cancel on stop") == 1,
+            retry_failed=pick(4, "retry failed") == 3,
+            rebuy_changed=pick(4, "rebuy changed") == 3,
+        )
+
+    def _pace(self) -> Pace:
+        """In half of the worlds the limits are so small that they bind."""
+        if not self._rate:
+            return Pace(unreachable_seconds=120.0)
+        rates = {"run_rate": self._rate, "status_rate": 3 * self._rate, "cancel_rate": self._rate}
+        return Pace(unreachable_seconds=120.0, downloads_at_once=1 + self._rate // 4, **rates)
+
+
+@cache
+def planner() -> Planner:
+    """Planning is pure: one planner serves all worlds."""
+    logging.getLogger("asyncgen").setLevel(logging.CRITICAL + 1)
+    shared = Planner(StylesRegistry.load(), "normal_image_v4_workflow")
+    shared.template()
+    return shared
+
+
+def indexed(wishes: tuple[Wish, ...]) -> list[IndexedWant]:
+    """The rows as the intake hands them over, in order."""
+    wants = [want for wish in wishes for want in _wants(wish)]
+    return [IndexedWant(index, want) for index, want in enumerate(wants)]
+
+
+@cache
+def _wants(wish: Wish) -> tuple[Want, ...]:
+    fields = {
+        "fixed seed": {"seed": 2**64 - 1 - wish.label},
+        "named": {"filename": "the same name.png"},
+        "two pictures": {"batch_size": 2},
+        "two images": {"images": 2},
+        "in memory": {"save_to_style": False},
+        "twice": {"seed": 7},
+        "with an id": {"id": f"row {wish.label}"},
+    }.get(wish.kind, {})
+    intake = Intake(planner(), {"width": 16, "height": 16, "steps": wish.steps})
+    wants = [each.want for each in intake.plan({"prompt": wish.prompt, **fields})]
+    if wish.kind == "edited workflow":  # the file was edited after the row had been planned
+        wants = [dataclasses.replace(want, spec=dataclasses.replace(want.spec, workflow_digest="old")) for want in wants]
+    return tuple(wants * 2 if wish.kind == "twice" else wants)

@@ -1,0 +1,206 @@
+"""Money: every purchase has its reason in the books, every image ends as the books say it must, no paid job is forgotten.
+
+An item's events are walked from the first to the last. For each move the books must show what allows it; for each job,
+the fate that the move stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from .books import FATES, Asked, Job
+from .broken import hold
+from .records import Bought, Move, Record, Records
+
+if TYPE_CHECKING:
+    from .lives import Life
+    from .world import World
+
+FINAL = ("stored", "failed", "given_up", "lost", "unknown")
+_FAILURES = ("failed", "given_up", "lost")
+
+
+def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
+    """Raises `BrokenError`."""
+    subjects = [record.subject for record in records.items]
+    hold(len(subjects) == len(set(subjects)), f"one image is recorded twice: {subjects}")
+    for asked in world.books.asked:
+        hold(asked.operation != "run" or asked.subject in subjects, f"sent and not recorded: {asked.subject}")
+    for record in records.items:
+        hold(record.state in FINAL, f"it ended as {record.state}: {record}")
+        _look_at_counts(world, record)
+        _Walk(world, record, lives).walk()
+
+
+def _look_at_counts(world: World, record: Record) -> None:
+    """The bound that the owner is promised, whatever the reasons: invariant 2."""
+    jobs = world.books.of_subject(record.subject)
+    runs = [run for job in jobs for run in job.executions]
+    failed = sum(FATES[run.fate].fault_of == "infrastructure" for run in runs)
+    lost = sum(job.is_gone(world.time) and job.job_id in _ids(record, "lost") for job in jobs)
+    unknown = sum(move.target == "unknown" for move in record.moves)
+    owner = sum(move.target == "wanted" and move.source in (*_FAILURES, "stored", "cancelled") for move in record.moves)
+    hold(len(runs) <= 1 + failed + lost + unknown + owner, f"bought {len(runs)} times: {record}")
+    forgotten = [job.job_id for job in jobs if job.job_id not in _ids(record)]
+    hold(len(forgotten) <= unknown, f"paid jobs {forgotten} are forgotten: {record}")
+
+
+def _ids(record: Record, outcome: str | None = None) -> list[str]:
+    return [job.job_id for job in record.jobs if outcome in (None, job.outcome)]
+
+
+class _Walk:
+    """Along the events of one item. `codes` are the faults of its jobs, and `bought` the purchases that were or may have
+    been made, since its owner last wanted it made.
+    """
+
+    def __init__(self, world: World, record: Record, lives: Sequence[Life]) -> None:
+        self._world, self._record, self._lives = world, record, lives
+        self._sent = [asked for asked in world.books.asked if asked.operation == "run" and asked.subject == record.subject]
+        self._jobs: Iterator[Bought] = iter(record.jobs)
+        self._job: Bought | None = None
+        self._codes: list[str] = []
+        self._bought = 0
+
+    def walk(self) -> None:
+        moves = self._record.moves
+        hold(moves[0].target == "wanted", f"it begins as {moves[0].target}: {self._record}")
+        hold(moves[-1].target == self._record.state, f"its last event is not its state: {self._record}")
+        for before, move in zip(moves, moves[1:], strict=False):
+            self._look_at(before, move)
+        self._look_at_submissions()
+        hold(next(self._jobs, None) is None, f"more jobs than it was accepted: {self._record}")
+
+    def _look_at(self, before: Move, move: Move) -> None:
+        match move.source, move.target:
+            case "wanted", "submitting":
+                self._bought += 1
+                allowed = self._lives[move.life].options.max_attempts
+                self._hold(self._bought <= allowed, f"bought {self._bought} times, {allowed} allowed")
+            case "wanted", "failed":
+                self._hold(self._is_unsendable(), "failed without being sent")
+            case "submitting", "wanted":
+                self._bought -= 1
+                self._hold(self._told(move.life, "refused", "paused"), "wanted again, and not refused")
+            case "submitting", "failed":
+                self._hold(self._told(move.life, "rejected"), "failed at submission, and not rejected")
+            case "submitting", "accepted":
+                self._job = next(self._jobs, None)
+                self._hold(self._job is not None, "accepted without a job")
+            case "submitting", "unknown":
+                self._look_at_unknown(before, move)
+            case "unknown", "wanted":
+                self._hold(self._lives[move.life].options.resubmit, "an unknown submission was sent again, unasked")
+                if before.life < move.life or before.source != "submitting" or self._was_found_dead(move):
+                    self._begin_anew()
+            case "accepted", _:
+                self._look_at_end(move)
+            case ("failed" | "given_up" | "lost"), "wanted":
+                self._hold(self._lives[move.life].options.retry_failed, f"{move.source} was tried again, unasked")
+                self._begin_anew()
+            case "stored", "wanted":
+                self._hold(self._lives[move.life].options.rebuy_changed, "made again, unasked")
+                self._begin_anew()
+            case "cancelled", "wanted":
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._bought, self._codes = 0, []
+
+    def _was_found_dead(self, move: Move) -> bool:
+        """Whether the life found the submission in the air, as the one before had left it."""
+        return any(
+            earlier.source == "submitting" and earlier.target == "unknown" and earlier.life == move.life
+            and self._lives[move.life - 1].ending != "ended"
+            for earlier in self._record.moves
+        )  # fmt: skip
+
+    # -- what became of submissions ------------------------------------------------------------------------------
+
+    def _look_at_unknown(self, before: Move, move: Move) -> None:
+        if before.life < move.life:
+            ending = self._lives[before.life].ending
+            self._hold(ending in ("crashed", "LedgerError"), f"left in the air by a life that {ending}")
+        else:
+            self._hold(self._told(move.life, "unknown"), "said to be unknown, and its outcome was told")
+
+    def _look_at_submissions(self) -> None:
+        """What was told must be known, unless the machine died or the ledger failed before it was written down."""
+        for life in self._lives:
+            told = sum(asked.outcome == "accepted" for asked in self._sent if asked.life == life.number)
+            known = self._count("submitting", "accepted", life.number)
+            excused = int(life.ending in ("crashed", "LedgerError"))
+            self._hold(known <= told <= known + excused, f"told {told} ids in life {life.number}, recorded {known}")
+            sent = sum(asked.life == life.number for asked in self._sent)
+            intended = sum(move.target == "submitting" for move in self._record.moves if move.life == life.number)
+            self._hold(intended - excused <= sent <= intended, f"{intended} intents and {sent} sent in life {life.number}")
+            in_the_air = sum(asked.outcome is None for asked in self._sent if asked.life == life.number)
+            self._hold(in_the_air <= excused, f"life {life.number} {life.ending} with a submission in the air")
+
+    def _count(self, source: str, target: str, life: int) -> int:
+        return sum((move.source, move.target, move.life) == (source, target, life) for move in self._record.moves)
+
+    def _told(self, life: int, *outcomes: str) -> bool:
+        return any(asked.outcome in outcomes and asked.life == life for asked in self._sent)
+
+    def _is_unsendable(self) -> bool:
+        return self._record.subject[0] in self._world.unsendable
+
+    # -- what became of jobs -------------------------------------------------------------------------------------
+
+    def _look_at_end(self, move: Move) -> None:
+        assert self._job is not None
+        job = self._world.books.jobs.get(self._job.job_id)
+        self._hold(job is not None and job.subject == self._record.subject, f"a job that was never: {self._job}")
+        assert job is not None
+        told = [each for each in self._world.books.asked if each.job is job and each.operation == "status"]
+        match move.target:
+            case "storing":
+                self._hold(job.fate == "done" and any(each.whole_result for each in told), "stored what never came")
+                self._hold(self._job.execution_ms in (None, _milliseconds(job)), f"ran {_milliseconds(job)} ms")
+            case "cancelled":
+                self._hold(job.cancelled_at is not None, "said to be cancelled")
+            case "lost":
+                self._look_at_loss(job, told, is_last=True)
+            case "wanted" | "failed" | "given_up":
+                self._look_at_failure(move, job, told)
+
+    def _look_at_failure(self, move: Move, job: Job, told: Sequence[Asked]) -> None:
+        fate = FATES[job.fate]
+        if told and told[-1].outcome in ("gone", "hidden"):
+            self._look_at_loss(job, told, is_last=move.target != "wanted")
+            self._hold(move.target == "wanted", f"a lost job ended as {move.target}")
+            return
+        self._hold(any(each.outcome == "ended" for each in told), "its end was never told")
+        if fate.fault_of == "item":
+            self._hold(move.target == "failed", f"the image's own fault ({job.fate}) led to {move.target}")
+        else:
+            self._hold(fate.fault_of == "infrastructure", f"{job.fate} led to {move.target}")
+            self._hold(move.target == self._target_after(fate.code, move, "given_up"), f"{job.fate} led to {move.target}")
+        self._codes.append(fate.code)
+        self._look_at_code(move, fate.code)
+
+    def _look_at_loss(self, job: Job, told: Sequence[Asked], *, is_last: bool) -> None:
+        self._hold(bool(told) and told[-1].outcome == "gone", f"{job.job_id} is said to be lost, and was not")
+        may_be_bought = "lost" not in self._codes and self._bought < self._lives[-1].options.max_attempts
+        self._hold(is_last != may_be_bought, "a lost job was bought again, or given up, once too often")
+        self._codes.append("lost")
+
+    def _target_after(self, code: str, move: Move, otherwise: str) -> str:
+        if code in self._codes:
+            return "failed"
+        return "wanted" if self._bought < self._lives[move.life].options.max_attempts else otherwise
+
+    def _look_at_code(self, move: Move, code: str) -> None:
+        assert self._job is not None
+        self._hold(self._job.outcome == code, f"{code} is recorded as {self._job.outcome}")
+        if move is self._record.moves[-1]:
+            self._hold(self._record.code == code, f"{code} is reported as {self._record.code}")
+
+    def _hold(self, truth: object, words: str) -> None:
+        hold(truth, f"{words}: {self._record}")
+
+
+def _milliseconds(job: Job) -> int:
+    return job.executions[-1].milliseconds

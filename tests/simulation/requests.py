@@ -1,0 +1,135 @@
+"""Pace: what the wire saw of each life stays within every limit, and nothing is asked again faster than is fair.
+
+A new process knows nothing of what the last one sent, so limits are looked at life by life.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from .books import Asked, Job
+from .broken import hold
+
+if TYPE_CHECKING:
+    from .lives import Life
+    from .world import World
+
+_WINDOW_SECONDS = 10.0
+_SHORTEST_BACKOFF_SECONDS = 0.25
+_LONGEST_BACKOFF_SECONDS = 15.0
+_ROUNDING = 1e-6
+_FAULTS = ("fault", "hidden", "gone", "refused")
+_TRIES_OF_A_DAMAGED_RESULT = 3
+
+
+def look_at(world: World, lives: Sequence[Life]) -> None:
+    """Raises `BrokenError`."""
+    for life in lives:
+        asked = [each for each in world.books.asked if each.life == life.number]
+        for (endpoint, operation), group in _grouped(asked).items():
+            _look_at_rate(life, f"{operation} at {endpoint}", operation, group)
+            _look_at_pauses(f"{operation} at {endpoint}", group)
+        _look_at_repetition(life, asked)
+        _look_at_jobs_out(life, asked)
+        _look_at_fetches(world, asked)
+
+
+def _grouped(asked: Iterable[Asked]) -> dict[tuple[str, str], list[Asked]]:
+    groups: dict[tuple[str, str], list[Asked]] = defaultdict(list)
+    for each in asked:
+        groups[each.endpoint, each.operation].append(each)
+    return groups
+
+
+def _look_at_rate(life: Life, name: str, operation: str, group: Sequence[Asked]) -> None:
+    pace = life.options.pace
+    rate = {"run": pace.run_rate, "status": pace.status_rate, "cancel": pace.cancel_rate, "retry": pace.run_rate}
+    at_once = {"run": 160, "status": pace.downloads_at_once, "cancel": 16, "retry": 160}[operation]
+    allowed = max(1, int(rate[operation] * pace.rate_share))
+    times = [each.sent_at for each in group]
+    for first, time in enumerate(times[: max(0, len(times) - allowed)]):
+        seconds = times[first + allowed] - time
+        hold(seconds >= _WINDOW_SECONDS - _ROUNDING, f"{name}: {allowed + 1} requests within {seconds:.3f} s")
+    out = _most_at_once((each.sent_at, life.ended_at if each.answered_at is None else each.answered_at) for each in group)
+    hold(out <= at_once, f"{name}: {out} requests at once")
+
+
+def _most_at_once(spans: Iterable[tuple[float, float]]) -> int:
+    """Of spans that touch, one has ended before the other begins."""
+    changes = sorted(change for begin, end in spans for change in ((begin, 1), (end, -1)) if end > begin)
+    out = most = 0
+    for _, change in changes:
+        out += change
+        most = max(most, out)
+    return most
+
+
+def _look_at_pauses(name: str, group: Sequence[Asked]) -> None:
+    """While a Retry-After of a 429 lasts, nothing of the same operation is sent."""
+    for told in group:
+        if told.retry_after_seconds and told.answered_at is not None:
+            until = told.answered_at + told.retry_after_seconds
+            early = [each for each in group if told.answered_at < each.sent_at < until - _ROUNDING]
+            hold(not early, f"{name}: sent within the Retry-After of {told.retry_after_seconds} s")
+
+
+def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
+    """One and the same request: after a fault with a growing pause, else not before the polling interval."""
+    chains: dict[tuple[object, str], list[Asked]] = defaultdict(list)
+    for each in asked:
+        chains[each.subject, each.operation].append(each)
+    for (subject, operation), chain in chains.items():
+        faults = 0
+        for before, after in pairwise(chain):
+            if before.answered_at is None:
+                continue
+            faults = faults + 1 if before.outcome in _FAULTS else 0
+            floor = 0.0
+            if faults:
+                grown = _SHORTEST_BACKOFF_SECONDS * 2.0 ** (faults - 1)
+                floor = max(min(grown, _LONGEST_BACKOFF_SECONDS), before.retry_after_seconds)
+            elif before.outcome == "pending":
+                floor = 0.9 * life.options.pace.polling_interval_seconds
+            pause = after.sent_at - before.answered_at
+            hold(pause >= floor - _ROUNDING, f"{operation} of {subject} again after {pause:.3f} s, not {floor:.3f} s")
+
+
+def _look_at_jobs_out(life: Life, asked: Sequence[Asked]) -> None:
+    """From its `/run` to the last word on it, a job takes one of the places; jobs found out at the start may be more."""
+    spans: dict[object, tuple[float, float]] = {}
+    found: set[object] = set()
+    names: dict[str, object] = {}
+    for each in asked:
+        if each.operation == "run":
+            key: object = (each.subject, each.sent_at)
+            if each.job is not None:
+                names[each.job.job_id] = key
+        else:
+            key = names.get(str(each.subject), each.subject)
+            if key == each.subject:
+                found.add(key)
+        begin, end = spans.get(key, (each.sent_at, each.sent_at))
+        spans[key] = (begin, max(end, each.answered_at or each.sent_at))
+    most = _most_at_once(spans.values())
+    allowed = max(life.options.concurrency, len(found))
+    hold(most <= allowed, f"{most} jobs out in life {life.number}, {life.options.concurrency} allowed, {len(found)} found")
+
+
+def _look_at_fetches(world: World, asked: Sequence[Asked]) -> None:
+    """A result is fetched once in a life; again only if it came damaged, or its file could not be put in place."""
+    fetched: dict[str, list[Asked]] = defaultdict(list)
+    for each in asked:
+        if each.operation == "status" and each.outcome in ("ended", "damaged") and each.job is not None:
+            fetched[each.job.job_id].append(each)
+    for job_id, fetches in fetched.items():
+        allowed = _fetches_allowed(world, world.books.jobs[job_id])
+        hold(len(fetches) <= allowed, f"the result of {job_id} was fetched {len(fetches)} times in one life")
+
+
+def _fetches_allowed(world: World, job: Job) -> int:
+    if job.fate in ("damaged",):
+        return _TRIES_OF_A_DAMAGED_RESULT
+    return len(job.executions) + job.damaged_replies + len(world.foreign)

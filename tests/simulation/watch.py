@@ -1,0 +1,82 @@
+"""What must hold at every instant, looked at from outside while the engine runs.
+
+Before money is spent the intent must be durable; before a job is asked about its id must be; before a picture is said
+to be stored its file must be able to survive anything. A crash that would show the opposite need not be met by chance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asyncgen.ports import HttpRequest
+
+from .books import Asked, Subject
+from .platform import MAX_BODY_BYTES, picture
+
+if TYPE_CHECKING:
+    from .world import World
+
+ROOT = Path("/out")
+API_KEY = "the key"
+BASE_URL = "https://api.simulated/v2"
+_STATE = "SELECT state FROM item WHERE seed = ? AND json_extract(spec, '$.prompt_sent') = ?"
+_JOB = "SELECT endpoint FROM job WHERE job_id = ?"
+_STORED = """
+    SELECT item.seed, json_extract(item.spec, '$.prompt_sent'), image.number, image.path, image.sha256
+    FROM event JOIN item ON item.id = event.item_id JOIN image ON image.item_id = item.id
+    WHERE event.id > ? AND event.state = 'stored' AND item.state = 'stored' AND image.state = 'stored'
+"""
+
+
+class Watch:
+    """Accuses at once; see `World.accuse`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._last_event = 0
+
+    def subject_of(self, body: bytes) -> Subject:
+        """The wanted image that a `/run` is about."""
+        graph = json.loads(body)["input"]["workflow"]
+        return graph["6"]["inputs"]["text"], graph["25"]["inputs"]["noise_seed"]
+
+    def sending(self, asked: Asked, request: HttpRequest) -> None:
+        """A request leaves."""
+        if not request.url.startswith(f"{BASE_URL}/{asked.endpoint}/"):
+            self._world.accuse(f"a request to {request.url}")
+        if request.headers.get("Authorization") != f"Bearer {API_KEY}":
+            self._world.accuse(f"{asked.operation} without the key")
+        if asked.operation == "run":
+            self._buying(asked)
+        else:
+            self._asking(asked)
+
+    def committed(self) -> None:
+        """The ledger has become durable in a new form."""
+        rows = self._world.ledger.rows(_STORED, self._last_event)
+        self._last_event = self._world.ledger.rows("SELECT coalesce(max(id), 0) FROM event")[0][0]
+        for seed, prompt, number, path, sha256 in rows:
+            right = picture(prompt, int(seed), number)
+            if path is not None and self._world.disk.surviving(ROOT / path) != right:
+                self._world.accuse(f"{path} is recorded as stored, and would not survive a power cut")
+            if hashlib.sha256(right).hexdigest() != sha256:
+                self._world.accuse(f"{path} is recorded with the hash of something else")
+
+    def _buying(self, asked: Asked) -> None:
+        prompt, seed = asked.subject
+        if asked.body_bytes > MAX_BODY_BYTES:
+            self._world.accuse(f"a body of {asked.body_bytes} bytes was sent")
+        states = [state for (state,) in self._world.ledger.rows(_STATE, str(seed), prompt)]
+        if states != ["submitting"]:
+            self._world.accuse(f"{prompt} with seed {seed} is sent while the durable ledger says {states}")
+
+    def _asking(self, asked: Asked) -> None:
+        if asked.job is None or asked.job.endpoint != asked.endpoint:
+            self._world.accuse(f"{asked.operation} of {asked.subject} at {asked.endpoint}, where it never was")
+        elif [endpoint for (endpoint,) in self._world.ledger.rows(_JOB, asked.subject)] != [
+            f"{BASE_URL}/{asked.endpoint}"
+        ]:
+            self._world.accuse(f"{asked.operation} of {asked.subject} before its id was durable")
