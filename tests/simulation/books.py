@@ -60,7 +60,7 @@ class Execution:
 
 @dataclass
 class Job:
-    """One accepted job. `hidden` are times at which `/status` says 404 of it although it is there."""
+    """One accepted job. Until `hidden_until`, `/status` says 404 of it although it is there."""
 
     job_id: str
     endpoint: str
@@ -68,7 +68,7 @@ class Job:
     pictures: int
     expires_at: float
     execution_timeout_seconds: float
-    hidden: list[tuple[float, float]]
+    hidden_until: float
     executions: list[Execution]
     cancelled_at: float | None = None
     damaged_replies: int = 0
@@ -77,9 +77,6 @@ class Job:
     def fate(self) -> str:
         """How its last execution ends."""
         return self.executions[-1].fate
-
-    def is_hidden(self, time: float) -> bool:
-        return any(begin <= time < end for begin, end in self.hidden)
 
     def is_gone(self, time: float) -> bool:
         """Whether `/status` will never know it again."""

@@ -93,7 +93,7 @@ class Lives:
 
     def __init__(self, world: World, crash: tuple[int, bool] | None) -> None:
         self._world, self._crash = world, crash
-        self.plan = Plan(world.pick)
+        self.plan = Plan(world.seed, world.pick)
         self.past: list[Life] = []
         wishes = self.plan.wishes
         world.doubles = frozenset(wish.prompt for wish in wishes if wish.kind == "two pictures")

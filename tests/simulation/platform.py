@@ -63,7 +63,7 @@ class Platform:
         job = self._books.jobs.get(rest[0]) if rest else None
         if job is None or job.endpoint != endpoint:
             return _json(404, {"error": "job not found"}, "never was")
-        if job.is_gone(time) or job.is_hidden(time):
+        if job.is_gone(time) or time < job.hidden_until:
             return _json(404, {"error": "job not found"}, "gone" if job.is_gone(time) else "hidden", job)
         answers = {"status": self.status, "cancel": self._cancel, "retry": self._retry}
         return answers[operation](job, time)
@@ -100,11 +100,10 @@ class Platform:
             pictures=graph["27"]["inputs"]["batch_size"],
             expires_at=time + policy.get("ttl", 86_400_000) / 1000,
             execution_timeout_seconds=policy.get("executionTimeout", 600_000) / 1000,
-            hidden=[],
+            hidden_until=self._hidden_until(prompt, time),
             executions=[],
         )
         self._execute(job, time)
-        job.hidden = self._hidden_times(job, time)
         self._books.jobs[job.job_id] = job
         return _json(200, {"id": job.job_id, "status": "IN_QUEUE"}, "accepted", job)
 
@@ -140,15 +139,11 @@ class Platform:
         curses = (("lost",), (pick.of(_INFRASTRUCTURE, "curse of", prompt),), _INFRASTRUCTURE)
         return pick.of(curses, "curse", prompt)
 
-    def _hidden_times(self, job: Job, time: float) -> list[tuple[float, float]]:
-        """Right after `/run` a job may not be known everywhere yet; and a later blip is shorter than that lasts."""
-        pick, prompt, hidden = self._pick, job.subject[0], []
-        if self.fault_percent and pick.chance(20, "slow to propagate", prompt):
-            hidden.append((time, time + 30.0 * pick.unit("propagates", prompt)))
-        if self.fault_percent and pick.chance(5, "blip", prompt):
-            begin = time + 70.0 + 10 * pick.unit("blip at", prompt)
-            hidden.append((begin, begin + 25.0))
-        return hidden
+    def _hidden_until(self, prompt: str, time: float) -> float:
+        """Right after `/run` a job may not be known everywhere yet, for up to 31 s."""
+        if self.fault_percent and self._pick.chance(20, "slow to propagate", prompt):
+            return time + 31.0 * self._pick.unit("propagates", prompt)
+        return time
 
     def _cancel(self, job: Job, time: float) -> Reply:
         if self._word(job, time) in ("IN_QUEUE", "IN_PROGRESS"):

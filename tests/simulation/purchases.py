@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .lives import Life
     from .world import World
 
-FINAL = ("stored", "failed", "given_up", "lost", "unknown")
+FINAL = ("stored", "failed", "given_up", "lost", "unknown", "cancelled")
 _FAILURES = ("failed", "given_up", "lost")
 
 
@@ -62,6 +62,7 @@ class _Walk:
         self._job: Bought | None = None
         self._codes: list[str] = []
         self._bought = 0
+        self._was_found_dead = False
 
     def walk(self) -> None:
         moves = self._record.moves
@@ -92,7 +93,7 @@ class _Walk:
                 self._look_at_unknown(before, move)
             case "unknown", "wanted":
                 self._hold(self._lives[move.life].options.resubmit, "an unknown submission was sent again, unasked")
-                if before.life < move.life or before.source != "submitting" or self._was_found_dead(move):
+                if before.life < move.life or self._was_found_dead:
                     self._begin_anew()
             case "accepted", _:
                 self._look_at_end(move)
@@ -108,18 +109,11 @@ class _Walk:
     def _begin_anew(self) -> None:
         self._bought, self._codes = 0, []
 
-    def _was_found_dead(self, move: Move) -> bool:
-        """Whether the life found the submission in the air, as the one before had left it."""
-        return any(
-            earlier.source == "submitting" and earlier.target == "unknown" and earlier.life == move.life
-            and self._lives[move.life - 1].ending != "ended"
-            for earlier in self._record.moves
-        )  # fmt: skip
-
     # -- what became of submissions ------------------------------------------------------------------------------
 
     def _look_at_unknown(self, before: Move, move: Move) -> None:
-        if before.life < move.life:
+        self._was_found_dead = before.life < move.life
+        if self._was_found_dead:
             ending = self._lives[before.life].ending
             self._hold(ending in ("crashed", "LedgerError"), f"left in the air by a life that {ending}")
         else:

@@ -30,8 +30,8 @@ def look_at(world: World, lives: Sequence[Life]) -> None:
     for life in lives:
         asked = [each for each in world.books.asked if each.life == life.number]
         for (endpoint, operation), group in _grouped(asked).items():
-            _look_at_rate(life, f"{operation} at {endpoint}", operation, group)
-            _look_at_pauses(f"{operation} at {endpoint}", group)
+            _look_at_rate(world, life, f"{operation} at {endpoint}", group)
+            _look_at_pauses(world, f"{operation} at {endpoint}", group)
         _look_at_repetition(life, asked)
         _look_at_jobs_out(life, asked)
         _look_at_fetches(world, asked)
@@ -44,17 +44,23 @@ def _grouped(asked: Iterable[Asked]) -> dict[tuple[str, str], list[Asked]]:
     return groups
 
 
-def _look_at_rate(life: Life, name: str, operation: str, group: Sequence[Asked]) -> None:
-    pace = life.options.pace
+def _look_at_rate(world: World, life: Life, name: str, group: Sequence[Asked]) -> None:
+    pace, operation = life.options.pace, group[0].operation
+    window_seconds = _WINDOW_SECONDS - _seconds_to_the_wire(world, operation)
     rate = {"run": pace.run_rate, "status": pace.status_rate, "cancel": pace.cancel_rate, "retry": pace.run_rate}
     at_once = {"run": 160, "status": pace.downloads_at_once, "cancel": 16, "retry": 160}[operation]
     allowed = max(1, int(rate[operation] * pace.rate_share))
     times = [each.sent_at for each in group]
     for first, time in enumerate(times[: max(0, len(times) - allowed)]):
         seconds = times[first + allowed] - time
-        hold(seconds >= _WINDOW_SECONDS - _ROUNDING, f"{name}: {allowed + 1} requests within {seconds:.3f} s")
+        hold(seconds >= window_seconds - _ROUNDING, f"{name}: {allowed + 1} requests within {seconds:.3f} s")
     out = _most_at_once((each.sent_at, life.ended_at if each.answered_at is None else each.answered_at) for each in group)
     hold(out <= at_once, f"{name}: {out} requests at once")
+
+
+def _seconds_to_the_wire(world: World, operation: str) -> float:
+    """Between a purchase's leave to be sent and the wire stands its intent, which takes up to two commits."""
+    return 2 * world.slowest_seconds if operation in ("run", "retry") else 0.0
 
 
 def _most_at_once(spans: Iterable[tuple[float, float]]) -> int:
@@ -67,12 +73,13 @@ def _most_at_once(spans: Iterable[tuple[float, float]]) -> int:
     return most
 
 
-def _look_at_pauses(name: str, group: Sequence[Asked]) -> None:
+def _look_at_pauses(world: World, name: str, group: Sequence[Asked]) -> None:
     """While a Retry-After of a 429 lasts, nothing of the same operation is sent."""
     for told in group:
         if told.retry_after_seconds and told.answered_at is not None:
             until = told.answered_at + told.retry_after_seconds
-            early = [each for each in group if told.answered_at < each.sent_at < until - _ROUNDING]
+            since = told.answered_at + _seconds_to_the_wire(world, told.operation)
+            early = [each for each in group if since < each.sent_at < until - _ROUNDING]
             hold(not early, f"{name}: sent within the Retry-After of {told.retry_after_seconds} s")
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _CALM_SECONDS = 6000.0
 _ENDINGS = {"ended": "ended", "stopped": "stopped", "cancelled": "cancelled"}
-_STATUS = {"stored": "success", "failed": "failed", "given_up": "failed", "lost": "failed", "unknown": "held"}
-_RESPITE_SECONDS = 130.0
+_STATUS = {"stored": "success", "failed": "failed", "given_up": "failed", "lost": "failed", "unknown": "held",
+           "cancelled": "cancelled"}  # fmt: skip
 
 
 def look_at(world: World, plan: Plan, records: Records, lives: Sequence[Life]) -> None:
@@ -144,7 +144,7 @@ def _look_at_results(life: Life, records: Records) -> None:
 def _look_at_stop(world: World, life: Life) -> None:
     """After a stop nothing new is sent but what was being recorded in that moment."""
     assert life.stopped_at is not None
-    until = life.stopped_at + 2 * world.slowest_seconds
+    until = life.stopped_at + 2 * world.slowest_seconds  # its intent may have been waiting for two commits
     late = [each for each in world.books.asked
             if each.life == life.number and each.operation == "run" and each.sent_at > until]  # fmt: skip
     hold(not late, f"life {life.number} was stopped at {life.stopped_at:.1f} and sent {[e.subject for e in late]}")

@@ -30,6 +30,7 @@ from .watch import ROOT, Watch
 T = TypeVar("T")
 EPOCH_SECONDS = 1_780_000_000.0
 _NEVER = float("inf")
+_DISK_LATENCY = 0.2  # of the latency unit; the network's is 5
 _FOREIGN = b"this is not yours"
 _DISK_FAULTS = {"write": ENOSPC, "create": ENOSPC, "append": ENOSPC, "link": ENOSPC, "fsync": EIO, "fsync_directory": EIO}
 
@@ -98,8 +99,8 @@ class World:
 
     @property
     def slowest_seconds(self) -> float:
-        """The longest that a disk or ledger call may take."""
-        return 80 * self._latency_unit
+        """The longest that a call of the disk or the ledger may take."""
+        return 80 * self._latency_unit * _DISK_LATENCY
 
     # -- the mains (see loop.Mains) ------------------------------------------------------------------------------
 
@@ -301,5 +302,5 @@ class _Threads:
             self._world.guard(self._life)
             return function(*args)
 
-        result: T = await self._world.effect(self._loop, self._life, self._name, apply)
+        result: T = await self._world.effect(self._loop, self._life, self._name, apply, slow=_DISK_LATENCY)
         return result
