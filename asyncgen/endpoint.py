@@ -115,10 +115,10 @@ class Gate:
         """Wait for a place and for a token. Every `enter` that returns needs a `leave`."""
         await self._limiter.acquire()
         try:
-            pause = self._bucket.reserve(self._ports.clock.now())
-            while pause > 0:
+            while pause := self._bucket.reserve(self._ports.clock.now()):
                 await self._ports.clock.sleep(pause)
-                pause = self._bucket.paused_for(self._ports.clock.now())  # a 429 may have come meanwhile
+                if not self._bucket.paused_for(self._ports.clock.now()):
+                    break  # else a 429 came meanwhile, and all tokens that fell due in its pause would be used at once
         except BaseException:
             self._limiter.release()
             raise

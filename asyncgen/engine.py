@@ -226,6 +226,8 @@ class Engine:
             log.warning("%s: the same request with the same seed came before: it is one image", item.request_id)
 
     def _reason_to_make_again(self, item: Item) -> str | None:
+        if item.repeats:  # it was decided at its first place in this input
+            return None
         if item.state in FAILURES and self._choices.retry_failed:
             return "tried again, as told"
         if item.state is State.STORED and item.changed and self._choices.rebuy_changed:
