@@ -70,7 +70,7 @@ class Plan:
         self.lives = 0 if self.wishes[0].kind == "oversize" else pick(4, "lives")  # its 10 MiB make every step slow
         self._max_attempts = (3, 2, 1, 4)[pick(4, "max attempts")]
         self._rate = pick.of((0, 0, 3, 8), "small rates")
-        self._timeout = pick.of((600.0, 60.0, 20.0), "execution timeout")
+        self._timeout = pick.of((600.0, 60.0, 25.0, 600.0), "execution timeout")
 
     def options(self, *, calm: bool = False) -> Options:
         """Those of the next life; a calm one is given every row."""

@@ -57,6 +57,10 @@ class Record:
     jobs: tuple[Bought, ...]
     files: tuple[StoredFile, ...]
 
+    def state_after(self, life: int) -> str | None:
+        """Its state when that life was over; None: it was not wanted yet."""
+        return next((move.target for move in reversed(self.moves) if move.life <= life), None)
+
     def __str__(self) -> str:
         path = " ".join(f"{move.target}@{move.life}" for move in self.moves)
         return f"{self.subject[0][:30]} seed {self.subject[1]}: {path} ({self.code}), jobs {[j.job_id for j in self.jobs]}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .books import Asked, Job
 from .broken import hold
+from .records import Records
 
 if TYPE_CHECKING:
     from .lives import Life
@@ -25,7 +26,7 @@ _FAULTS = ("fault", "hidden", "gone", "refused")
 _TRIES_OF_A_DAMAGED_RESULT = 3
 
 
-def look_at(world: World, lives: Sequence[Life]) -> None:
+def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
     """Raises `BrokenError`."""
     for life in lives:
         asked = [each for each in world.books.asked if each.life == life.number]
@@ -33,7 +34,8 @@ def look_at(world: World, lives: Sequence[Life]) -> None:
             _look_at_rate(world, life, f"{operation} at {endpoint}", group)
             _look_at_pauses(world, f"{operation} at {endpoint}", group)
         _look_at_repetition(life, asked)
-        _look_at_jobs_out(life, asked)
+        found = sum(record.state_after(life.number - 1) in ("accepted", "storing") for record in records.items)
+        _look_at_jobs_out(life, asked, found)
         _look_at_fetches(world, asked)
 
 
@@ -104,10 +106,9 @@ def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
             hold(pause >= floor - _ROUNDING, f"{operation} of {subject} again after {pause:.3f} s, not {floor:.3f} s")
 
 
-def _look_at_jobs_out(life: Life, asked: Sequence[Asked]) -> None:
+def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: int) -> None:
     """From its `/run` to the last word on it, a job takes one of the places; jobs found out at the start may be more."""
     spans: dict[object, tuple[float, float]] = {}
-    found: set[object] = set()
     names: dict[str, object] = {}
     for each in asked:
         if each.operation == "run":
@@ -116,13 +117,11 @@ def _look_at_jobs_out(life: Life, asked: Sequence[Asked]) -> None:
                 names[each.job.job_id] = key
         else:
             key = names.get(str(each.subject), each.subject)
-            if key == each.subject:
-                found.add(key)
         begin, end = spans.get(key, (each.sent_at, each.sent_at))
         spans[key] = (begin, max(end, each.answered_at or each.sent_at))
     most = _most_at_once(spans.values())
-    allowed = max(life.options.concurrency, len(found))
-    hold(most <= allowed, f"{most} jobs out in life {life.number}, {life.options.concurrency} allowed, {len(found)} found")
+    allowed = max(life.options.concurrency, found)
+    hold(most <= allowed, f"{most} jobs out in life {life.number}, {life.options.concurrency} allowed, {found} found")
 
 
 def _look_at_fetches(world: World, asked: Sequence[Asked]) -> None:

@@ -67,19 +67,14 @@ def _look_at_leftovers(records: Records, life: Life) -> None:
         return
     hold(not life.temporary_files, f"life {life.number} {life.ending} and left {life.temporary_files}")
     for record in records.items:
-        state = _state_after(record, life)
+        state = record.state_after(life.number)
         hold(state not in ("submitting", "accepted", "storing"), f"life {life.number} {life.ending}, {state}: {record}")
-
-
-def _state_after(record: Record, life: Life) -> str | None:
-    """The item's state when a life was over; None: it was not wanted yet."""
-    return next((move.target for move in reversed(record.moves) if move.life <= life.number), None)
 
 
 def _made(records: Records, life: Life) -> list[Record]:
     return [
         record for record in records.items
-        if _state_after(record, life) == "stored"
+        if record.state_after(life.number) == "stored"
         and any(move.target == "stored" and move.life == life.number for move in record.moves)
     ]  # fmt: skip
 
@@ -104,7 +99,7 @@ def _look_at_counts(life: Life, records: Records) -> None:
         if record.request_id not in named and _moved_from_out(record, life)
     ]  # fmt: skip
     items = [record for record in records.items if record.request_id in named] + found
-    states = Counter(_state_after(record, life) for record in items)
+    states = Counter(record.state_after(life.number) for record in items)
     made = len(_made(records, life))
     rows = len(indexed(life.options.given))
     expected = {
@@ -134,7 +129,7 @@ def _look_at_results(life: Life, records: Records) -> None:
     for result in life.results:
         record = by_id[result.request_id]
         hold(record.subject[0] == rows[result.index].want.spec.prompt_sent, f"row {result.index} was told of {record}")
-        status = _STATUS[str(_state_after(record, life))]
+        status = _STATUS[str(record.state_after(life.number))]
         allowed = (status, "delivered") if result.kept or result.repeats else (status,)
         hold(result.status in allowed, f"life {life.number} said {result.status} of {record}")
         for number, delivered in enumerate(result.delivered):
@@ -157,5 +152,6 @@ def _look_at_last(world: World, plan: Plan, records: Records, lives: Sequence[Li
     last = lives[-1]
     if lives[-2:-1] and lives[-2].calm:
         sent = [each for each in world.books.asked if each.life == last.number and each.operation == "run"]
-        asked_for = last.options.rebuy_changed or last.options.resubmit or last.options.retry_failed
+        cancelled = any(record.state_after(last.number - 1) == "cancelled" for record in records.items)
+        asked_for = cancelled or last.options.rebuy_changed or last.options.resubmit or last.options.retry_failed
         hold(asked_for or not sent, "all was settled, and the same run once more bought again")

@@ -29,7 +29,7 @@ def look_at(world: World, plan: Plan, lives: Sequence[Life]) -> None:
     """Raises `BrokenError` naming the first truth that does not hold; counts the lifecycle's moves that were met."""
     records = read(world, lives)
     purchases.look_at(world, records, lives)
-    requests.look_at(world, lives)
+    requests.look_at(world, records, lives)
     folder.look_at(world, records)
     runs.look_at(world, plan, records, lives)
     for record in records.items:
