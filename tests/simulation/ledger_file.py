@@ -22,6 +22,7 @@ class LedgerFile:
     def __init__(self, world: World) -> None:
         self._world = world
         self.image: bytes | None = None
+        self.failed_in: set[int] = set()  # lives in which a commit failed
         self._synced: bytes | None = None
         self._unsynced: list[bytes] = []
         self._open: sqlite3.Connection | None = None
@@ -37,6 +38,7 @@ class LedgerFile:
                 world.guard(life)
                 if not world.calm and world.pick.chance(world.fault_percent / 60, "ledger full"):
                     world.books.hit("disk: commit fails")
+                    file.failed_in.add(life)
                     raise sqlite3.OperationalError("database or disk is full")
                 super().commit()
                 file._keep(self)

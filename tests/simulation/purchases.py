@@ -114,8 +114,8 @@ class _Walk:
     def _look_at_unknown(self, before: Move, move: Move) -> None:
         self._was_found_dead = before.life < move.life
         if self._was_found_dead:
-            ending = self._lives[before.life].ending
-            self._hold(ending in ("crashed", "LedgerError"), f"left in the air by a life that {ending}")
+            life = self._lives[before.life]
+            self._hold(self._may_forget(life), f"left in the air by a life that {life.ending}")
         else:
             self._hold(self._told(move.life, "unknown"), "said to be unknown, and its outcome was told")
 
@@ -124,13 +124,17 @@ class _Walk:
         for life in self._lives:
             told = sum(asked.outcome == "accepted" for asked in self._sent if asked.life == life.number)
             known = self._count("submitting", "accepted", life.number)
-            excused = int(life.ending in ("crashed", "LedgerError"))
+            excused = int(self._may_forget(life))
             self._hold(known <= told <= known + excused, f"told {told} ids in life {life.number}, recorded {known}")
             sent = sum(asked.life == life.number for asked in self._sent)
             intended = sum(move.target == "submitting" for move in self._record.moves if move.life == life.number)
             self._hold(intended - excused <= sent <= intended, f"{intended} intents and {sent} sent in life {life.number}")
             in_the_air = sum(asked.outcome is None for asked in self._sent if asked.life == life.number)
             self._hold(in_the_air <= excused, f"life {life.number} {life.ending} with a submission in the air")
+
+    def _may_forget(self, life: Life) -> bool:
+        """Whether the machine died, or the ledger could not be written, so that what was told may not be known."""
+        return life.ending == "crashed" or life.number in self._world.ledger.failed_in
 
     def _count(self, source: str, target: str, life: int) -> int:
         return sum((move.source, move.target, move.life) == (source, target, life) for move in self._record.moves)
