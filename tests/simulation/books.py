@@ -73,10 +73,9 @@ class Job:
     cancelled_at: float | None = None
     damaged_replies: int = 0
 
-    @property
-    def fate(self) -> str:
-        """How its last execution ends."""
-        return self.executions[-1].fate
+    def run_at(self, time: float) -> Execution:
+        """The execution that `/status` told of at a time."""
+        return next((run for run in reversed(self.executions) if run.bought_at <= time), self.executions[0])
 
     def is_gone(self, time: float) -> bool:
         """Whether `/status` will never know it again."""
@@ -91,8 +90,9 @@ class Job:
 class Asked:
     """One request. `outcome` is what the engine was told, None while it was told nothing.
 
-    run: accepted, refused, rejected (for the item), paused (for the account), unknown. status: pending, ended, gone,
-    hidden, paused, fault. cancel, retry: accepted, refused, gone, hidden, paused, fault or unknown.
+    run, retry: accepted, refused, rejected (for the item), paused (for the account), unknown. status: pending, ended,
+    damaged, stale (what it said before a retry), gone, hidden (not known everywhere yet), paused, fault. cancel: accepted,
+    gone, hidden, paused, fault.
     """
 
     life: int

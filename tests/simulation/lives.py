@@ -9,23 +9,28 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint
 from asyncgen.engine import Choices as RunChoices
 from asyncgen.engine import Engine, Statistics
 from asyncgen.errors import AsyncgenError, StoreError
+from asyncgen.forecast import Forecast
 from asyncgen.intake import IndexedWant
 from asyncgen.job import Policy, Workbench
+from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
 from asyncgen.manifest import Manifest
+from asyncgen.money import Budget, Price
 from asyncgen.ports import Ports
 from asyncgen.protocol import EndpointAddress
+from asyncgen.records import Batch
 from asyncgen.results import ImageResult
 from asyncgen.store import Store
 
 from .choices import Key
 from .loop import StuckError, VirtualLoop, seed_hashes
 from .network import draw_storm
-from .plans import Options, Plan, indexed, planner
+from .plans import USD_PER_SECOND, Options, Plan, indexed, planner
 from .truths import BrokenError, look_at
 from .watch import API_KEY, BASE_URL, ROOT
 from .world import World
@@ -163,11 +168,11 @@ class _Incarnation:
             self._life.ending, self._life.said = type(error).__name__, str(error)
 
     async def _run(self, ports: Ports, ledger: Ledger, options: Options, scope: anyio.CancelScope) -> None:
-        life, bench = self._life, _workbench(ports, ledger, options)
+        life, batch = self._life, await ledger.open_batch("plan", "runpod")
         choices = RunChoices(
             options.concurrency, retry_failed=options.retry_failed, rebuy_changed=options.rebuy_changed
         )
-        engine = Engine(bench, await ledger.open_batch("plan", "runpod"), choices)
+        engine = Engine(await _workbench(ports, ledger, batch, options), batch, choices)
         life.statistics = engine.statistics
         if not self._world.calm:
             self._arrange_the_rest(engine, scope)
@@ -222,16 +227,13 @@ class _Incarnation:
         self._life.results.append(result)
 
 
-def _workbench(ports: Ports, ledger: Ledger, options: Options) -> Workbench:
+async def _workbench(ports: Ports, ledger: Ledger, batch: Batch, options: Options) -> Workbench:
     policy = Policy(
-        endpoint=f"{BASE_URL}/{options.endpoint}",
-        batch_name="plan",
+        batch_name=batch.name,
         path_template="images/generated_{hex8}",
         max_attempts=options.max_attempts,
         resubmit_unknown=options.resubmit,
         cancel_on_stop=options.cancel_on_stop,
-        job_ttl_seconds=86_400,
-        execution_timeout_seconds=options.execution_timeout_seconds,
     )
     endpoints: dict[str, Endpoint] = {}
 
@@ -241,7 +243,19 @@ def _workbench(ports: Ports, ledger: Ledger, options: Options) -> Workbench:
             endpoints[address] = Endpoint(ports, EndpointAddress(base_url, endpoint_id), API_KEY, options.pace)
         return endpoints[address]
 
-    return Workbench(ports, ledger, Store(ports, ROOT), planner(), endpoint_at, policy)
+    address = f"{BASE_URL}/{options.endpoint}"
+    budget = Budget(options.budget_usd)
+    if options.budget_usd is not None:
+        budget.committed_usd = await ledger.committed_usd(batch, USD_PER_SECOND)
+    allowance = Allowance(
+        address,
+        Price(USD_PER_SECOND, "drawn"),
+        budget,
+        Lanes(options.lane_faults, 0.5),
+        Forecast(options.execution_timeout_seconds, options.ttl_seconds),
+        lambda: endpoint_at(address).results_per_second,
+    )
+    return Workbench(ports, ledger, Store(ports, ROOT), planner(), endpoint_at, allowance, policy)
 
 
 async def _update_manifest(ports: Ports, ledger: Ledger) -> None:

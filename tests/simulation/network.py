@@ -110,17 +110,21 @@ class Network:
         world, fault = self._world, asked.fault
         if canned := _canned(asked, world.pick):
             return canned
-        stale = world.time - _STALE_SECONDS if fault == "stale status" else world.time
-        if asked.job is not None and fault == "stale status" and stale >= asked.job.executions[-1].bought_at:
-            reply = world.platform.status(asked.job, stale)
-            if asked.job.is_gone(world.time) or reply.outcome == "ended":
-                reply = world.platform.answer(request.method, request.url, request.body, world.time)
-        else:
-            reply = world.platform.answer(request.method, request.url, request.body, world.time)
+        reply = world.platform.answer(request.method, request.url, request.body, world.time)
+        if fault == "stale status" and reply.job is not None and reply.outcome in ("pending", "ended"):
+            reply = self._stale(reply.job)
         world.log("answered", asked.operation, reply.status, reply.outcome)
         if asked.operation == "run":
             asked.job = reply.job
         return self._spoilt(reply, asked)
+
+    def _stale(self, job: Job) -> Reply:
+        """What was true a while ago: another word, or, after a retry, the failure before it."""
+        time = max(self._world.time - _STALE_SECONDS, job.executions[0].bought_at)
+        reply = self._world.platform.status(job, time)
+        if reply.outcome == "ended" and job.run_at(time) is not job.executions[-1]:
+            reply.outcome = "stale"
+        return reply
 
     def _spoilt(self, reply: Reply, asked: Asked) -> Reply:
         """The platform has acted; what of its answer comes through."""

@@ -21,6 +21,8 @@ KINDS = (
     "with an id",     "forbidden", "edited workflow",
 )  # fmt: skip
 _OVERSIZE_EVERY = 250  # so often one row is over what a body may have: such worlds are slow
+MANY = 1000
+USD_PER_SECOND = 1.0
 ENDPOINTS = ("alpha", "beta")
 
 
@@ -52,6 +54,9 @@ class Options:
     chunk: int = 32
     slow_input_seconds: float = 0.0
     execution_timeout_seconds: float = 600.0
+    ttl_seconds: float = 86_400.0
+    lane_faults: int = MANY
+    budget_usd: float | None = None
     resubmit: bool = False
     cancel_on_stop: bool = False
     retry_failed: bool = False
@@ -70,7 +75,11 @@ class Plan:
         self.lives = 0 if self.wishes[0].kind == "oversize" else pick(4, "lives")  # its 10 MiB make every step slow
         self._max_attempts = (3, 2, 1, 4)[pick(4, "max attempts")]
         self._rate = pick.of((0, 0, 3, 8), "small rates")
+        self._ttl = pick.of((86_400.0, 60.0), "ttl")
         self._timeout = pick.of((600.0, 60.0, 25.0, 600.0), "execution timeout")
+        self._budget_usd = None
+        if pick.chance(20, "budget"):  # enough for two to four jobs that run into their limit
+            self._budget_usd = (2 + pick(3, "budget of")) * self._timeout * USD_PER_SECOND
 
     def options(self, *, calm: bool = False) -> Options:
         """Those of the next life; a calm one is given every row."""
@@ -92,6 +101,9 @@ class Plan:
             chunk=1 + pick(4, "chunk"),
             slow_input_seconds=pick.of((0.0, 0.0, 3.0), "slow input"),
             execution_timeout_seconds=self._timeout,
+            ttl_seconds=self._ttl,
+            lane_faults=MANY if calm else pick.of((MANY, 2), "lane faults"),
+            budget_usd=None if calm else self._budget_usd,
             resubmit=pick(3, "resubmit") == 2,
             cancel_on_stop=pick(2, "cancel on stop") == 1,
             retry_failed=pick(4, "retry failed") == 3,

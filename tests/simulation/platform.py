@@ -70,7 +70,7 @@ class Platform:
 
     def status(self, job: Job, time: float) -> Reply:
         """What `/status` says of a job at a time."""
-        word, run = self._word(job, time), job.executions[-1]
+        word, run = self._word(job, time), job.run_at(time)
         record: dict[str, Any] = {"id": job.job_id, "status": word}
         if word not in ("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED"):
             return _json(200, record, "pending", job)
@@ -79,7 +79,7 @@ class Platform:
             record |= {"workerId": "w1"}
         if word == "FAILED":
             record["error"] = FATES[run.fate].error
-        if word == "COMPLETED" and (output := _output(job)) is not None:
+        if word == "COMPLETED" and (output := _output(job, run.fate)) is not None:
             record["output"] = output
         reply = _json(200, record, "ended", job)
         reply.whole_result = word == "COMPLETED" and run.fate == "done"
@@ -157,7 +157,7 @@ class Platform:
         return _json(200, {"id": job.job_id, "status": "IN_QUEUE"}, "accepted", job)
 
     def _word(self, job: Job, time: float) -> str:
-        run = job.executions[-1]
+        run = job.run_at(time)
         if job.cancelled_at is not None and time >= job.cancelled_at:
             return "CANCELLED"
         if time < run.starts_at:
@@ -165,16 +165,16 @@ class Platform:
         return "IN_PROGRESS" if time < run.ends_at else FATES[run.fate].word
 
 
-def _output(job: Job) -> dict[str, Any] | None:
+def _output(job: Job, fate: str) -> dict[str, Any] | None:
     """What a completed worker hands over; None: no output key at all."""
-    if job.fate == "no output":
+    if fate == "no output":
         return None
-    if job.fate == "nothing saved":
+    if fate == "nothing saved":
         return {"status": "success_no_images", "images": []}
     pictures = [picture(*job.subject, number) for number in range(job.pictures)]
-    if job.fate == "damaged":
+    if fate == "damaged":
         pictures[-1] = pictures[-1][: len(pictures[-1]) // 2]
-    if job.fate == "not a picture":
+    if fate == "not a picture":
         pictures[0] = b"GIF89a, and nothing that we take"
     return {"images": [{"filename": "a.png", "type": "base64", "data": base64.b64encode(data).decode()} for data in pictures]}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .books import FATES, Asked, Job
+from .books import FATES, Asked, Execution, Job
 from .broken import hold
 from .records import Bought, Move, Record, Records
 
@@ -57,12 +57,14 @@ class _Walk:
 
     def __init__(self, world: World, record: Record, lives: Sequence[Life]) -> None:
         self._world, self._record, self._lives = world, record, lives
-        self._sent = [asked for asked in world.books.asked if asked.operation == "run" and asked.subject == record.subject]
+        self._sent = [asked for asked in world.books.asked if _buys(asked, record)]
         self._jobs: Iterator[Bought] = iter(record.jobs)
         self._job: Bought | None = None
         self._codes: list[str] = []
         self._bought = 0
         self._was_found_dead = False
+        self._runs: dict[str, int] = {}
+        self._run: Execution | None = None
 
     def walk(self) -> None:
         moves = self._record.moves
@@ -76,19 +78,16 @@ class _Walk:
     def _look_at(self, before: Move, move: Move) -> None:
         match move.source, move.target:
             case "wanted", "submitting":
-                self._bought += 1
-                allowed = self._lives[move.life].options.max_attempts
-                self._hold(self._bought <= allowed, f"bought {self._bought} times, {allowed} allowed")
+                self._buy(move)
             case "wanted", "failed":
                 self._hold(self._is_unsendable(), "failed without being sent")
             case "submitting", "wanted":
                 self._bought -= 1
-                self._hold(self._told(move.life, "refused", "paused"), "wanted again, and not refused")
+                self._hold(self._told(move.life, "refused", "paused", "gone", "hidden"), "wanted again, and not refused")
             case "submitting", "failed":
                 self._hold(self._told(move.life, "rejected"), "failed at submission, and not rejected")
             case "submitting", "accepted":
-                self._job = next(self._jobs, None)
-                self._hold(self._job is not None, "accepted without a job")
+                self._accept()
             case "submitting", "unknown":
                 self._look_at_unknown(before, move)
             case "unknown", "wanted":
@@ -97,6 +96,9 @@ class _Walk:
                     self._begin_anew()
             case "accepted", _:
                 self._look_at_end(move)
+            case "storing", "stored":
+                assert self._run is not None
+                self._look_at_outcome("completed", self._run.milliseconds)
             case ("failed" | "given_up" | "lost"), "wanted":
                 self._hold(self._lives[move.life].options.retry_failed, f"{move.source} was tried again, unasked")
                 self._begin_anew()
@@ -106,8 +108,25 @@ class _Walk:
             case "cancelled", "wanted":
                 self._begin_anew()
 
+    def _buy(self, move: Move) -> None:
+        self._bought += 1
+        allowed = self._lives[move.life].options.max_attempts
+        self._hold(self._bought <= allowed, f"bought {self._bought} times, {allowed} allowed")
+
     def _begin_anew(self) -> None:
         self._bought, self._codes = 0, []
+
+    def _accept(self) -> None:
+        """The next purchase that the ledger knows is the next execution of its job in the books."""
+        self._job = next(self._jobs, None)
+        self._hold(self._job is not None, "accepted without a job")
+        assert self._job is not None
+        job = self._world.books.jobs.get(self._job.job_id)
+        self._hold(job is not None and job.subject == self._record.subject, f"a job that was never: {self._job}")
+        assert job is not None
+        self._runs[job.job_id] = self._runs.get(job.job_id, -1) + 1
+        self._hold(self._runs[job.job_id] < len(job.executions), f"{job.job_id} never ran again")
+        self._run = job.executions[self._runs[job.job_id]]
 
     # -- what became of submissions ------------------------------------------------------------------------------
 
@@ -148,36 +167,47 @@ class _Walk:
     # -- what became of jobs -------------------------------------------------------------------------------------
 
     def _look_at_end(self, move: Move) -> None:
-        assert self._job is not None
-        job = self._world.books.jobs.get(self._job.job_id)
-        self._hold(job is not None and job.subject == self._record.subject, f"a job that was never: {self._job}")
-        assert job is not None
+        assert self._job is not None and self._run is not None
+        job, run = self._world.books.jobs[self._job.job_id], self._run
         told = [each for each in self._world.books.asked if each.job is job and each.operation == "status"]
+        told = [each for each in told if each.life <= move.life]
         match move.target:
             case "storing":
-                self._hold(job.fate == "done" and any(each.whole_result for each in told), "stored what never came")
-                self._hold(self._job.execution_ms in (None, _milliseconds(job)), f"ran {_milliseconds(job)} ms")
+                self._hold(run.fate == "done" and any(each.whole_result for each in told), "stored what never came")
             case "cancelled":
                 self._hold(job.cancelled_at is not None, "said to be cancelled")
             case "lost":
                 self._look_at_loss(job, told, is_last=True)
-            case "wanted" | "failed" | "given_up":
+            case "wanted" | "submitting" | "failed" | "given_up":
                 self._look_at_failure(move, job, told)
+        if move.target == "submitting":
+            self._buy(move)
 
     def _look_at_failure(self, move: Move, job: Job, told: Sequence[Asked]) -> None:
-        fate = FATES[job.fate]
-        if told and told[-1].outcome in ("gone", "hidden"):
-            self._look_at_loss(job, told, is_last=move.target != "wanted")
+        assert self._run is not None and self._job is not None
+        fate, is_bought_again = FATES[self._run.fate], move.target in ("wanted", "submitting")
+        if self._job.outcome == "lost":
             self._hold(move.target == "wanted", f"a lost job ended as {move.target}")
+            self._look_at_loss(job, told, is_last=False)
             return
-        self._hold(any(each.outcome == "ended" for each in told), "its end was never told")
+        self._hold(any(each.outcome in ("ended", "damaged") for each in told), "its end was never told")
         if fate.fault_of == "item":
-            self._hold(move.target == "failed", f"the image's own fault ({job.fate}) led to {move.target}")
+            self._hold(move.target == "failed", f"the image's own fault ({self._run.fate}) led to {move.target}")
         else:
-            self._hold(fate.fault_of == "infrastructure", f"{job.fate} led to {move.target}")
-            self._hold(move.target == self._target_after(fate.code, move, "given_up"), f"{job.fate} led to {move.target}")
+            self._hold(fate.fault_of == "infrastructure", f"{self._run.fate} led to {move.target}")
+            may = fate.code not in self._codes and self._bought < self._lives[move.life].options.max_attempts
+            self._hold(is_bought_again == may, f"{self._run.fate} led to {move.target}")
+            self._hold((move.target == "failed") == (fate.code in self._codes), f"{self._run.fate} led to {move.target}")
         self._codes.append(fate.code)
-        self._look_at_code(move, fate.code)
+        self._look_at_outcome(fate.code, self._run.milliseconds)
+        if move is self._record.moves[-1]:
+            self._hold(self._record.code == fate.code, f"{fate.code} is reported as {self._record.code}")
+
+    def _look_at_outcome(self, code: str, milliseconds: int) -> None:
+        assert self._job is not None
+        self._hold(self._job.outcome == code, f"{code} is recorded as {self._job.outcome}")
+        said = self._job.execution_ms
+        self._hold(said == milliseconds, f"{self._job.job_id} ran {milliseconds} ms, and {said} are recorded")
 
     def _look_at_loss(self, job: Job, told: Sequence[Asked], *, is_last: bool) -> None:
         self._hold(bool(told) and told[-1].outcome == "gone", f"{job.job_id} is said to be lost, and was not")
@@ -185,20 +215,12 @@ class _Walk:
         self._hold(is_last != may_be_bought, "a lost job was bought again, or given up, once too often")
         self._codes.append("lost")
 
-    def _target_after(self, code: str, move: Move, otherwise: str) -> str:
-        if code in self._codes:
-            return "failed"
-        return "wanted" if self._bought < self._lives[move.life].options.max_attempts else otherwise
-
-    def _look_at_code(self, move: Move, code: str) -> None:
-        assert self._job is not None
-        self._hold(self._job.outcome == code, f"{code} is recorded as {self._job.outcome}")
-        if move is self._record.moves[-1]:
-            self._hold(self._record.code == code, f"{code} is reported as {self._record.code}")
-
     def _hold(self, truth: object, words: str) -> None:
         hold(truth, f"{words}: {self._record}")
 
 
-def _milliseconds(job: Job) -> int:
-    return job.executions[-1].milliseconds
+def _buys(asked: Asked, record: Record) -> bool:
+    """Whether a request is about buying this image."""
+    if asked.operation == "retry":
+        return asked.job is not None and asked.job.subject == record.subject
+    return asked.operation == "run" and asked.subject == record.subject

@@ -26,7 +26,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Bought:
-    """One job that the ledger knows by its id."""
+    """One purchase that the ledger knows was made: a job that was accepted, or accepted to run again."""
 
     job_id: str
     endpoint: str
@@ -116,7 +116,7 @@ def _record(
             Bought(*row)
             for row in rows(
                 "SELECT job_id, endpoint, outcome, execution_ms FROM job "
-                "WHERE item_id = ? AND job_id IS NOT NULL ORDER BY id"
+                "WHERE item_id = ? AND accepted_at IS NOT NULL ORDER BY id"
             )
         ),
         files=tuple(

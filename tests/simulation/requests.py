@@ -22,7 +22,8 @@ _WINDOW_SECONDS = 10.0
 _SHORTEST_BACKOFF_SECONDS = 0.25
 _LONGEST_BACKOFF_SECONDS = 15.0
 _ROUNDING = 1e-6
-_FAULTS = ("fault", "hidden", "gone", "refused")
+_FAULTS = ("fault", "hidden", "gone", "stale", "refused")
+_GATES = {"retry": "run"}  # what buys shares one limit
 _TRIES_OF_A_DAMAGED_RESULT = 3
 
 
@@ -42,15 +43,15 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
 def _grouped(asked: Iterable[Asked]) -> dict[tuple[str, str], list[Asked]]:
     groups: dict[tuple[str, str], list[Asked]] = defaultdict(list)
     for each in asked:
-        groups[each.endpoint, each.operation].append(each)
+        groups[each.endpoint, _GATES.get(each.operation, each.operation)].append(each)
     return groups
 
 
 def _look_at_rate(world: World, life: Life, name: str, group: Sequence[Asked]) -> None:
-    pace, operation = life.options.pace, group[0].operation
+    pace, operation = life.options.pace, _GATES.get(group[0].operation, group[0].operation)
     window_seconds = _WINDOW_SECONDS - _seconds_to_the_wire(world, operation)
-    rate = {"run": pace.run_rate, "status": pace.status_rate, "cancel": pace.cancel_rate, "retry": pace.run_rate}
-    at_once = {"run": 160, "status": pace.downloads_at_once, "cancel": 16, "retry": 160}[operation]
+    rate = {"run": pace.run_rate, "status": pace.status_rate, "cancel": pace.cancel_rate}
+    at_once = {"run": 160, "status": pace.downloads_at_once, "cancel": 16}[operation]
     allowed = max(1, int(rate[operation] * pace.rate_share))
     times = [each.sent_at for each in group]
     for first, time in enumerate(times[: max(0, len(times) - allowed)]):
@@ -136,6 +137,6 @@ def _look_at_fetches(world: World, asked: Sequence[Asked]) -> None:
 
 
 def _fetches_allowed(world: World, job: Job) -> int:
-    if job.fate in ("damaged",):
+    if job.executions[-1].fate == "damaged":
         return _TRIES_OF_A_DAMAGED_RESULT
     return len(job.executions) + job.damaged_replies + len(world.foreign)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .broken import hold
-from .plans import Plan, indexed
+from .plans import MANY, Plan, indexed
 from .platform import picture
 from .records import Record, Records
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _CALM_SECONDS = 6000.0
 _ENDINGS = {"ended": "ended", "stopped": "stopped", "cancelled": "cancelled"}
 _STATUS = {"stored": "success", "failed": "failed", "given_up": "failed", "lost": "failed", "unknown": "held",
-           "cancelled": "cancelled"}  # fmt: skip
+           "cancelled": "cancelled", "wanted": "pending"}  # fmt: skip
 
 
 def look_at(world: World, plan: Plan, records: Records, lives: Sequence[Life]) -> None:
@@ -26,7 +26,7 @@ def look_at(world: World, plan: Plan, records: Records, lives: Sequence[Life]) -
     for life in lives:
         _look_at_ending(world, life)
         _look_at_leftovers(records, life)
-        if life.ending in ("ended", "stopped", "RunPausedError", "StoreError"):
+        if life.ending in ("ended", "stopped", "RunPausedError", "BudgetReachedError", "StoreError"):
             _look_at_made(world, records, life)
         if life.ending == "ended":
             _look_at_counts(life, records)
@@ -43,7 +43,9 @@ def _look_at_ending(world: World, life: Life) -> None:
     reasons = {
         "StoreError": any(name.startswith("disk: ") for name in hits),
         "LedgerError": "disk: commit fails" in hits,
-        "RunPausedError": any(each.outcome == "paused" for each in asked) or _was_silent(life, asked),
+        "RunPausedError": any(each.outcome == "paused" for each in asked) or _was_silent(life, asked)
+        or life.options.lane_faults < MANY,
+        "BudgetReachedError": life.options.budget_usd is not None,
     }
     hold(reasons.get(life.ending, True), f"life {life.number} ended with {life.ending} ({life.said})")
     hold(life.ending in (*_ENDINGS, *reasons, "crashed"), f"life {life.number}: {life.ending} ({life.said})")
@@ -110,7 +112,7 @@ def _look_at_counts(life: Life, records: Records) -> None:
         "held": states["unknown"],
         "cancelled": states["cancelled"],
         "repeated": rows - len(named),
-        "pending": 0,
+        "pending": states["wanted"],
     }
     said = {name: getattr(counted, name) for name in expected}
     hold(said == expected, f"life {life.number} counts {said}, the books {expected}")

@@ -23,6 +23,7 @@ ROOT = Path("/out")
 API_KEY = "the key"
 BASE_URL = "https://api.simulated/v2"
 _STATE = "SELECT state FROM item WHERE seed = ? AND json_extract(spec, '$.prompt_sent') = ?"
+_STATE_OF_JOB = "SELECT state FROM item WHERE job_id = ?"
 _JOB = "SELECT endpoint FROM job WHERE job_id = ?"
 _STORED = """
     SELECT item.seed, json_extract(item.spec, '$.prompt_sent'), image.number, image.path, image.sha256
@@ -51,8 +52,10 @@ class Watch:
             self._world.accuse(f"{asked.operation} without the key")
         if asked.operation == "run":
             self._buying(asked)
-        else:
-            self._asking(asked)
+            return
+        self._asking(asked)
+        if asked.operation == "retry":
+            self._buying_again(asked)
 
     def committed(self) -> None:
         """The ledger has become durable in a new form."""
@@ -73,10 +76,15 @@ class Watch:
         if states != ["submitting"]:
             self._world.accuse(f"{prompt} with seed {seed} is sent while the durable ledger says {states}")
 
+    def _buying_again(self, asked: Asked) -> None:
+        states = [state for (state,) in self._world.ledger.rows(_STATE_OF_JOB, asked.subject)]
+        if states != ["submitting"]:
+            self._world.accuse(f"{asked.subject} is run again while the durable ledger says {states}")
+
     def _asking(self, asked: Asked) -> None:
         if asked.job is None or asked.job.endpoint != asked.endpoint:
             self._world.accuse(f"{asked.operation} of {asked.subject} at {asked.endpoint}, where it never was")
-        elif [endpoint for (endpoint,) in self._world.ledger.rows(_JOB, asked.subject)] != [
+        elif {endpoint for (endpoint,) in self._world.ledger.rows(_JOB, asked.subject)} != {
             f"{BASE_URL}/{asked.endpoint}"
-        ]:
+        }:
             self._world.accuse(f"{asked.operation} of {asked.subject} before its id was durable")
