@@ -201,9 +201,9 @@ class Engine:
             root = self._bench.store.root
             await deliver(result_of(wanted.index, item, wanted.want, root, kept=True, repeats=item.repeats))
         elif item.state is State.WANTED and (stopped := self._allowance.stop_of(wanted.want.spec)):
-            await deliver(
-                result_of(wanted.index, item, wanted.want, self._bench.store.root, not_sent=_not_sent(stopped))
-            )
+            self._count_settled(item, made=False)
+            root, not_sent = self._bench.store.root, _not_sent(stopped)
+            await deliver(result_of(wanted.index, item, wanted.want, root, repeats=item.repeats, not_sent=not_sent))
         else:
             with self.stop.interruptible():
                 await self._limiter.acquire()

@@ -15,11 +15,14 @@ Key = tuple[object, ...]
 
 
 class Choices:
-    """Draws of one run. `fixed` maps full keys (the last part is i) to values and wins over the seed."""
+    """Draws of one run. `fixed` maps full keys (the last part is i) to values and wins over the seed.
 
-    def __init__(self, seed: int, fixed: Mapping[Key, int] | None = None) -> None:
+    With `others_are_0` the seed decides nothing: what is not fixed is harmless.
+    """
+
+    def __init__(self, seed: int, fixed: Mapping[Key, int] | None = None, *, others_are_0: bool = False) -> None:
         self._seed = b"%d" % seed
-        self._fixed = dict(fixed or {})
+        self._fixed, self._others_are_0 = dict(fixed or {}), others_are_0
         self._drawn: dict[Key, int] = {}
         self.used: dict[Key, int] = {}
 
@@ -28,7 +31,7 @@ class Choices:
         number = self._drawn.get(key, 0)
         self._drawn[key] = number + 1
         full = (*key, number)
-        value = self._fixed.get(full)
+        value = self._fixed.get(full, 0 if self._others_are_0 else None)
         if value is None:
             digest = blake2b(repr(full).encode(), digest_size=6, key=self._seed).digest()
             value = int.from_bytes(digest, "big")

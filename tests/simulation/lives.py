@@ -33,7 +33,7 @@ from .network import draw_storm
 from .plans import USD_PER_SECOND, Options, Plan, indexed, planner
 from .truths import BrokenError, look_at
 from .watch import API_KEY, BASE_URL, ROOT
-from .world import World
+from .world import CRASH_POINTS, World
 
 
 @dataclass
@@ -60,13 +60,14 @@ class Life:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a seed gave. `error` is None where every truth held; `steps` counts the ticks of all lives."""
+    """What a seed gave. `error` is None where every truth held; ticks are those of all lives, and of the first one."""
 
     error: str | None
     trace: list[tuple[object, ...]]
     used: Mapping[Key, int]
     hits: Mapping[str, int]
     ticks: int
+    first_life_ticks: int
 
     @property
     def digest(self) -> str:
@@ -74,13 +75,19 @@ class Outcome:
         return hashlib.sha256(repr((self.error, self.trace)).encode()).hexdigest()[:16]
 
 
-def simulate(seed: int, fixed: Mapping[Key, int] | None = None, crash: tuple[int, bool] | None = None) -> Outcome:
+def simulate(
+    seed: int,
+    fixed: Mapping[Key, int] | None = None,
+    *,
+    others_are_0: bool = False,
+    crash: tuple[int, bool] | None = None,
+) -> Outcome:
     """Run one seed to its end. The same arguments give the same outcome, byte for byte.
 
-    `crash` cuts the first life off at this tick, with or without a loss of power, in place of its drawn accidents.
+    `fixed` and `others_are_0` are those of `Choices`; `crash` cuts the first life off at this tick, with or without a loss of power, in place of its drawn accidents.
     """
     seed_hashes(seed)
-    world = World(seed, fixed)
+    world = World(seed, fixed, others_are_0)
     lives = Lives(world, crash)
     error = None
     try:
@@ -90,7 +97,7 @@ def simulate(seed: int, fixed: Mapping[Key, int] | None = None, crash: tuple[int
         error = f"{type(caught).__name__}: {caught}"
     except Exception as bug:
         error = f"bug: {bug!r}\n{''.join(traceback.format_exception(bug)[-4:])}"
-    return Outcome(error, world.trace, world.pick.used, world.books.hits, world.ticks)
+    return Outcome(error, world.trace, world.pick.used, world.books.hits, world.ticks, lives.first_ticks)
 
 
 class Lives:
@@ -100,6 +107,7 @@ class Lives:
         self._world, self._crash = world, crash
         self.plan = Plan(world.seed, world.pick)
         self.past: list[Life] = []
+        self.first_ticks = 0
         wishes = self.plan.wishes
         world.doubles = frozenset(wish.prompt for wish in wishes if wish.kind == "two pictures")
         world.unsendable = frozenset(wish.prompt for wish in wishes if wish.kind in ("oversize", "edited workflow"))
@@ -129,6 +137,7 @@ class Lives:
                 life.ending = "crashed"
         finally:
             life.ended_at = world.now
+        self.first_ticks = self.first_ticks or world.ticks
         world.end_life(crashed=life.ending == "crashed")
         life.last_event = world.ledger.last_event()
         life.temporary_files = [name for name in world.disk.names if name.endswith(".part")]
@@ -189,8 +198,12 @@ class _Incarnation:
             tick, power_cut = self._crash
             world.crash_with(power_cut)
             world.arrange_at(world.cut, tick=tick)
-        elif world.pick(3, "crashes") > 0:
-            world.arrange(world.cut, "crash")
+            return
+        match world.pick(4, "crashes"):
+            case 1 | 2:
+                world.arrange(world.cut, "crash")
+            case 3:
+                world.cut_at(world.pick.of(CRASH_POINTS, "crash point"), 1 + world.pick(3, "crash point met"))
 
     def _arrange_the_rest(self, engine: Engine, scope: anyio.CancelScope) -> None:
         world, loop = self._world, self._loop
@@ -206,7 +219,7 @@ class _Incarnation:
             world.log("CANCEL")
             scope.cancel()
 
-        if world.pick.chance(25, "stops"):
+        if world.pick.chance(40, "stops"):
             world.arrange(lambda: loop.call_soon(stop), "stop")
             if world.pick.chance(40, "stops twice"):
                 world.arrange(lambda: loop.call_soon(cancel), "second stop")

@@ -35,6 +35,7 @@ REQUEST_FAULTS = {
 }
 #: What a storm does to every request it meets: the network's and the platform's faults, and the account's.
 STORMS = ("503", "429", "500 before", "refused connection", "lost request", "429 with Retry-After", "401", "402", "400")
+_RARE = ("cancel", "retry")  # asked so seldom that their faults would be
 _STORM_SECONDS = (5.0, 30.0, 120.0, 900.0)
 _STALE_SECONDS = 25.0
 _MAX_DAMAGED_REPLIES = 2  # the engine may take a result that came damaged three times for what it is
@@ -120,7 +121,9 @@ class Network:
 
     def _stale(self, job: Job) -> Reply:
         """What was true a while ago: another word, or, after a retry, the failure before it."""
-        time = max(self._world.time - _STALE_SECONDS, job.executions[0].bought_at)
+        time = max(self._world.time - _STALE_SECONDS, job.executions[-2:][0].bought_at)
+        if job.run_at(time) is not job.executions[-1]:
+            time = max(time, job.run_at(time).ends_at)
         reply = self._world.platform.status(job, time)
         if reply.outcome == "ended" and job.run_at(time) is not job.executions[-1]:
             reply.outcome = "stale"
@@ -160,10 +163,11 @@ class Network:
         if storm and operation in storm.operations and storm.begins_at <= world.now < storm.ends_at:
             world.books.hit(f"storm: {storm.fault}")
             return storm.fault
-        if world.calm or not world.pick.chance(world.fault_percent, "request", operation):
+        percent = 40.0 if world.fault_percent and operation in _RARE else world.fault_percent
+        if world.calm or not world.pick.chance(percent, "request", operation):
             return None
         fault = world.pick.of(REQUEST_FAULTS[operation], "request fault", operation)
-        world.books.hit(f"request: {fault}")
+        world.books.hit(f"{operation}: {fault}")
         return fault
 
 

@@ -138,5 +138,5 @@ def _look_at_fetches(world: World, asked: Sequence[Asked]) -> None:
 
 def _fetches_allowed(world: World, job: Job) -> int:
     if job.executions[-1].fate == "damaged":
-        return _TRIES_OF_A_DAMAGED_RESULT
+        return len(job.executions) - 1 + _TRIES_OF_A_DAMAGED_RESULT
     return len(job.executions) + job.damaged_replies + len(world.foreign)

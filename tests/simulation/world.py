@@ -35,6 +35,16 @@ _FOREIGN = b"this is not yours"
 _DISK_FAULTS = {"write": ENOSPC, "create": ENOSPC, "append": ENOSPC, "link": ENOSPC, "fsync": EIO, "fsync_directory": EIO}
 
 
+_ON_ITS_WAY, _DONE = "on its way", "done, not known"
+_EFFECTS = ("run request", "status request", "cancel request", "retry request", "ledger", "files")
+CRASH_POINTS = (
+    "before a commit", "after a commit",
+    *(f"disk {operation}" for operation in (
+        "make_directory", "create", "write", "fsync", "link", "unlink", "fsync_directory", "append", "replace")),
+    *(f"{effect} {stage}" for effect in _EFFECTS for stage in (_ON_ITS_WAY, _DONE)),
+)  # fmt: skip
+
+
 class PowerCut(BaseException):
     """The machine is off; nothing that runs now has any effect."""
 
@@ -66,6 +76,7 @@ class World:
 
     seed: int
     fixed: Mapping[Key, int] | None = None
+    others_are_0: bool = False
     now: float = 0.0
     slept_seconds: float = 0.0
     clock_error_seconds: float = 0.0
@@ -79,7 +90,7 @@ class World:
     unsendable: frozenset[str] = frozenset()  # prompts of which no job can be made
 
     def __post_init__(self) -> None:
-        self.pick = pick = Choices(self.seed, self.fixed)
+        self.pick = pick = Choices(self.seed, self.fixed, others_are_0=self.others_are_0)
         self.fault_percent = (0.0, 3.0, 10.0, 25.0)[pick(4, "fault percent")]
         self._latency_unit = (0.001, 0.01, 0.1)[pick(3, "latency")]
         self._chaos = pick(3, "chaos") == 2
@@ -91,6 +102,8 @@ class World:
         self.ticks = 0
         self._effects: list[_Effect] = []
         self._accidents: list[_Accident] = []
+        self._crash_point: list[Any] = ["", 0]
+        self._point: str | None = None
         self._crash_draw: Callable[[], bool] = lambda: pick(3, "power or kill") != 2
 
     @property
@@ -107,10 +120,12 @@ class World:
     def tick(self, point: str | None = None) -> None:
         """A moment at which something may happen. `point` says what is being done; None: whatever is on its way."""
         self.ticks += 1
+        self._point = point
+        if point is not None:
+            self._reach(point)
         for accident in self._accidents:
             if self.ticks >= accident.at_tick or self.now >= accident.at_second:
                 self._accidents.remove(accident)
-                self._point = point
                 accident.happen()
                 return
 
@@ -131,11 +146,23 @@ class World:
     def arrange_at(self, happen: Callable[[], None], *, tick: float = _NEVER, second: float = _NEVER) -> None:
         self._accidents.append(_Accident(happen, tick, second))
 
+    def cut_at(self, point: str, times: int) -> None:
+        """The power goes when this has been reached so many times."""
+        self._crash_point = [point, times]
+
+    def _reach(self, point: str) -> None:
+        if self._crash_point[0] == point:
+            self._crash_point[1] -= 1
+            if self._crash_point[1] == 0:
+                self._point = point
+                self.cut()
+
     def cut(self) -> None:
         """The power goes, or the process is killed, now."""
         self.dead = True
         for point in [self._point] if self._point else self._points_on_the_way() or ["waiting"]:
             self.books.hit(f"crash point: {point}")
+            self.log("cut at", point)
 
     def crash_with(self, power_cut: bool) -> None:
         """Settle what a crash is: for sweeps, which draw nothing."""
@@ -154,6 +181,7 @@ class World:
                 self._land(effect)
         self._effects.clear()
         self._accidents.clear()
+        self._crash_point = ["", 0]
         self.ledger.end_life()
         if crashed:
             self.books.hit("crash: power cut" if power_cut else "crash: kill")
@@ -195,7 +223,7 @@ class World:
         self.dead = was_dead
 
     def _points_on_the_way(self) -> list[str]:
-        points = (f"{each.name} {'done, not known' if each.is_applied else 'on its way'}" for each in self._effects)
+        points = (f"{each.name} {_DONE if each.is_applied else _ON_ITS_WAY}" for each in self._effects)
         return list(dict.fromkeys(points))
 
     # -- ports ---------------------------------------------------------------------------------------------------
@@ -220,6 +248,7 @@ class World:
         future = loop.create_future()
         effect = _Effect(apply, name)
         self._effects.append(effect)
+        self._reach(f"{name} {_ON_ITS_WAY}")
 
         def arrive() -> None:
             self.tick()
@@ -233,6 +262,8 @@ class World:
             except Exception as caught:
                 error = caught
             effect.is_applied = True
+            self._point = None
+            self._reach(f"{name} {_DONE}")
             loop.call_later(self._delay(name, "back") * slow, answer, result, error)
 
         def answer(result: Any, error: Exception | None) -> None:

@@ -1,0 +1,41 @@
+"""What must have been met in a run of many seeds: moves of the lifecycle, crash points, and every kind of accident."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from asyncgen.lifecycle import MOVES
+
+from .books import FATES
+from .network import REQUEST_FAULTS, STORMS
+from .world import CRASH_POINTS
+
+#: With fewer seeds than this a rare accident may be missing.
+ENOUGH_SEEDS = 2000
+_ONLY_BY_COMMAND = {"stored -> lost"}  # `asyncgen verify --repair`
+_REQUIRED = (
+    *(f"move: {move.source} -> {move.target}" for move in MOVES if f"{move.source} -> {move.target}" not in _ONLY_BY_COMMAND),
+    *(f"crash point: {point}" for point in (*CRASH_POINTS, "waiting")),
+    "crash: kill",
+    "crash: power cut",
+    *(f"fate: {fate}" for fate in FATES),
+    *(f"{operation}: {fault}" for operation, faults in REQUEST_FAULTS.items() for fault in faults),
+    *(f"storm: {fault}" for fault in STORMS),
+    *(f"disk: {name} fails" for name in ("write", "create", "append", "link", "fsync", "fsync_directory", "commit")),
+    "disk: somebody else's file",
+    "clock: the machine slept",
+    "clock: the wall clock jumped",
+    *(f"life: {ending}" for ending in (
+        "ended", "stopped", "cancelled", "crashed", "RunPausedError", "BudgetReachedError", "StoreError", "LedgerError")),
+)  # fmt: skip
+
+
+def table(hits: Mapping[str, int]) -> str:
+    """How often each thing was met, what must be met and was not with 0."""
+    names = sorted({*hits, *_REQUIRED})
+    return "\n".join(f"{hits.get(name, 0):9} {name}" for name in names)
+
+
+def missing(hits: Mapping[str, int]) -> list[str]:
+    """What was never met."""
+    return [name for name in _REQUIRED if not hits.get(name)]

@@ -1,0 +1,40 @@
+"""A crash at every step in turn: for small plans the first life is cut off at each of its ticks, by power cut and kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .choices import Key
+from .lives import Outcome, simulate
+
+_NEVER = 1 << 60
+
+#: A swept crash: the plan, the tick of its first life, and whether the power goes or the process is killed.
+Crash = tuple[int, int, bool]
+
+
+def crashes(plan: int) -> Iterator[Crash]:
+    """Every crash of one plan."""
+    last = simulate(plan, _fixed(plan), crash=(_NEVER, False)).first_life_ticks
+    return ((plan, tick, power_cut) for tick in range(1, last + 1) for power_cut in (True, False))
+
+
+def crash(which: Crash) -> Outcome:
+    """What a plan gives with one crash in its first life."""
+    plan, tick, power_cut = which
+    return simulate(plan, _fixed(plan), crash=(tick, power_cut))
+
+
+def _fixed(plan: int) -> dict[Key, int]:
+    """Up to three rows, one life before the calm one, and in every other plan some faults of requests and jobs."""
+    return {
+        ("jobs", 0): plan % 3,
+        ("lives", 0): 1,
+        ("fault percent", 0): 2 * (plan % 2),
+        ("latency", 0): plan % 3,
+        ("chaos", 0): 0,
+        ("fewer rows", 0): 0,
+        ("stops", 0): 0,
+        ("sleeps", 0): 0,
+        ("once more", 0): 0,
+    }
