@@ -3,24 +3,29 @@
 The story is in `asyncgen.job`; from there the map, upper files using lower ones only (`.importlinter`)::
 
     cli                       the command line: arguments
-    commands, tables, serving what they do: make images; show what is there; the sandbox on its own
+    commands, tables          what they do: make images; show what is there
+    serving, verifying        the sandbox on its own; `asyncgen verify`
     source, console           a batch's input; what is printed where
     display, check, exits     what a run shows; what is looked at before; exit codes
     api                       generate_many, stream_many, ImageGenerator
+    repair                    an output root made true again, for `asyncgen verify --repair`
     run                       the composition root: wires everything below together
     engine                    bounded fan-out: claims, starts, hands on, stops
     job                       one image, from the wish for it to the file
     allowance                 what a run may still buy, and on which terms
     story                     one image's story, for `asyncgen why`
+    verify, rebuild, salvage  what is wrong with an output root; a new ledger for a damaged one
     report, manifest, results readers of the ledger, and what callers get
     endpoint                  submit, wait, cancel, health; gates and backoff
     prices                    what a second of a worker costs
+    locking                   one process owns an output root
     ledger, store, intake     durable state, files, prompts in
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
     plan, workflow, template  from a request to a graph
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, diagnosis, request, records, lifecycle,
-    documents, errors         pure, as the line above: values in, values out
+    manifest_lines, documents, errors
+                              pure, as the line above: values in, values out
     sandbox                   the RunPod API on localhost
 """
 

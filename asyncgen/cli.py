@@ -262,7 +262,7 @@ def status(
     """Show every batch: how many images are there, out, failed or held. Works beside a run."""
     from asyncgen import tables  # noqa: PLC0415 - as above
 
-    raise typer.Exit(tables.show_status({"output_root": out}, on_sandbox=sandbox, as_json=json))
+    raise typer.Exit(tables.show_status({"output_root": out}, realm=_realm(sandbox), as_json=json))
 
 
 @app.command()
@@ -280,7 +280,26 @@ def why(
     """
     from asyncgen import tables  # noqa: PLC0415 - as above
 
-    raise typer.Exit(tables.show_why({"output_root": out}, name, on_sandbox=sandbox, as_json=json))
+    raise typer.Exit(tables.show_why({"output_root": out}, name, realm=_realm(sandbox), as_json=json))
+
+
+@app.command()
+def verify(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, and buy nothing.")] = False,
+    out: Out = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="The sandbox's output root.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Hash every picture, and compare folders, manifest and ledger. Exit code 1 when something is wrong.
+
+    With --repair images whose picture is missing or damaged become lost, to be tried again like failed ones; the
+    manifest is written anew; and for a damaged ledger a new one is made of what can be read and of the manifest. That
+    is refused beside a run.
+    """
+    from asyncgen import verifying  # noqa: PLC0415 - as above
+
+    overrides = {"output_root": out}
+    raise typer.Exit(verifying.run_verify(overrides, _realm(sandbox), repair=repair, as_json=json))
 
 
 @styles_app.callback()
@@ -306,7 +325,7 @@ def styles_show(
     from asyncgen import tables  # noqa: PLC0415 - as above
 
     overrides = {"styles": styles or context.obj, "output_root": out}
-    raise typer.Exit(tables.show_style(overrides, style_id, on_sandbox=sandbox, as_json=json))
+    raise typer.Exit(tables.show_style(overrides, style_id, realm=_realm(sandbox), as_json=json))
 
 
 @app.command()
@@ -389,6 +408,10 @@ def _request_fields(given: dict[str, Any]) -> dict[str, Any]:
     """The options that are fields of a request; what was not said is left out."""
     said = {name: given[name] for name in _REQUEST_FIELDS if given[name] not in (None, False, [])}
     return {_FIELD_NAMES.get(name, name): value for name, value in said.items()}
+
+
+def _realm(on_sandbox: bool) -> str:
+    return "sandbox" if on_sandbox else "runpod"
 
 
 def _setup(given: dict[str, Any]) -> Any:

@@ -240,9 +240,7 @@ class Ledger:
             reason,
             attempts=0,
             **_columns_of(want, seed),
-            also=lambda connection, at: connection.execute(
-                "UPDATE image SET state = 'superseded' WHERE item_id = ?", (item.id,)
-            ),
+            also=_supersede_pictures(item),
         )
         item.seed, item.changed, item.pictures = seed, False, ()
 
@@ -283,6 +281,18 @@ class Ledger:
                 "UPDATE image SET state = 'stored' WHERE item_id = ? AND state = 'storing'", (item.id,)
             ),
         )
+
+    async def record_picture_lost(self, item_id: int, failure: Failure) -> bool:
+        """A stored picture is missing or damaged: its image is lost, with all its pictures. False if it was already."""
+
+        def find(connection: sqlite3.Connection) -> Item:
+            return _item_of(connection, connection.execute("SELECT * FROM item WHERE id = ?", (item_id,)).fetchone())
+
+        item = await self.transact(find)
+        if item.state is not State.STORED:
+            return False
+        await self._move(item, State.LOST, str(failure), failure=failure, also=_supersede_pictures(item))
+        return True
 
     async def record_not_stored(self, item: Item) -> None:
         """The process died before the files were in place: the result is to be fetched again."""
@@ -424,7 +434,7 @@ def cure_of(error: sqlite3.Error) -> str:
 
 
 def _prepare(connection: sqlite3.Connection, output_root: str, at: float) -> int:
-    _check_identity(connection)
+    check_identity(connection)
     for pragma in _PRAGMAS:
         connection.execute(pragma)
     migrate(connection)
@@ -436,8 +446,8 @@ def _prepare(connection: sqlite3.Connection, output_root: str, at: float) -> int
     return _settle_in_the_air(connection, at)
 
 
-def _check_identity(connection: sqlite3.Connection) -> None:
-    """Refuse a database of somebody else's before anything is changed in it."""
+def check_identity(connection: sqlite3.Connection) -> None:
+    """Refuse a database of somebody else's before anything is changed in it. Raises `LedgerError`."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if tables and not {"batch", "item", "manifest"} <= tables:
         raise LedgerError("the file is a database, but no ledger: name another one with ASYNCGEN_LEDGER")
@@ -454,14 +464,20 @@ def _check_output_root(connection: sqlite3.Connection, output_root: str) -> None
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date. Raises `LedgerVersionError` for a newer one."""
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    found = check_version(connection)
+    for version in range(found + 1, VERSION + 1):
+        script = _migration(version).read_text(encoding="utf-8")
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {version};\nCOMMIT;")
+
+
+def check_version(connection: sqlite3.Connection) -> int:
+    """The version of the schema, 0 for an empty file. Raises `LedgerVersionError` for one that we do not know."""
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if found > VERSION:
         raise LedgerVersionError(
             f"the ledger has version {found}, this asyncgen knows up to {VERSION}: install a newer asyncgen"
         )
-    for version in range(found + 1, VERSION + 1):
-        script = _migration(version).read_text(encoding="utf-8")
-        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {version};\nCOMMIT;")
+    return found
 
 
 def _migration(version: int) -> Path:
@@ -580,7 +596,7 @@ def _columns_of(want: Want, seed: int) -> dict[str, Any]:
     }
 
 
-def _item_of(connection: sqlite3.Connection, row: sqlite3.Row, run_id: int) -> Item:
+def _item_of(connection: sqlite3.Connection, row: sqlite3.Row, run_id: int | None = None) -> Item:
     code, state = row["failure_code"], State(row["state"])
     return Item(
         id=row["id"],
@@ -650,6 +666,11 @@ _UNKNOWN_JOB: Final = f"UPDATE job SET outcome = 'unknown' WHERE {_THIS_JOB}"  #
 
 def _unknown_job(item: Item) -> _Also:
     return lambda connection, at: connection.execute(_UNKNOWN_JOB, (item.id,))
+
+
+def _supersede_pictures(item: Item) -> _Also:
+    statement = "UPDATE image SET state = 'superseded' WHERE item_id = ?"
+    return lambda connection, at: connection.execute(statement, (item.id,))
 
 
 def _forget_job(item: Item) -> _Also:

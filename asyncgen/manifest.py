@@ -1,19 +1,22 @@
 """`manifest.jsonl`: one JSON object for each picture, with all that is known of it, beside the pictures.
 
 The ledger remembers how far the file has been written, so that a run appends only what is new. Where the file does not
-match that, or a picture it lists has been superseded, it is written anew, whole, under a temporary name first.
+match that, or a picture it lists has been superseded, it is written anew, whole, under a temporary name first. A line
+holds all that is needed to make its item's row again (`asyncgen.rebuild`).
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from asyncgen.ledger import LAST_JOB, Ledger
 from asyncgen.ports import Disk, Ports
 from asyncgen.request import INPUT_PICTURES
+from asyncgen.store import temporary_path
 
 FILE_NAME: Final = "manifest.jsonl"
 _PAGE: Final = 500
@@ -23,7 +26,7 @@ _LAST_IMAGE: Final = 2**63 - 1  # a position after every picture of an event
 _QUERY: Final = f"""
     SELECT event.id, image.id, item.request_id, item.said, batch.name, batch.realm, image.number, image.path,
            image.sha256, image.size_bytes, image.format, image.width, image.height, item.seed, item.spec, item.state_at,
-           item.endpoint, item.job_id, job.delay_ms, job.execution_ms,
+           item.endpoint, item.job_id, item.replica, item.occurrence, job.delay_ms, job.execution_ms,
            (SELECT iif(count(*) = count(usd_per_second), sum(execution_ms * usd_per_second) / 1000, NULL)
             FROM job AS bought WHERE bought.item_id = item.id) AS cost_usd
     FROM event JOIN image ON image.item_id = event.item_id JOIN item ON item.id = event.item_id
@@ -55,12 +58,20 @@ class Manifest:
                 await threads.run(disk.fsync, self.path)
         else:
             return
+        await self._remember(last_event, size_bytes)
+
+    async def write_anew(self) -> None:
+        """Write the whole file, whatever it holds. Calls must not overlap, nor with `bring_up_to_date`."""
+        _, _, last_event, _ = await self._ledger.transact(_position)
+        await self._remember(last_event, await self._write_anew(last_event))
+
+    async def _remember(self, last_event: int, size_bytes: int) -> None:
         statement = "UPDATE manifest SET event_id = ?, size_bytes = ?"
         await self._ledger.transact(lambda connection: connection.execute(statement, (last_event, size_bytes)))
 
     async def _write_anew(self, last_event: int) -> int:
         disk, threads = self._ports.disk, self._ports.file_threads
-        temporary = self.path.with_name(f".{FILE_NAME}.part")
+        temporary = temporary_path(self.path)
         await threads.run(disk.unlink, temporary)
         await threads.run(disk.write_new, temporary, ())
         size_bytes = await self._append(temporary, 0, 0, last_event)
@@ -78,12 +89,21 @@ class Manifest:
         return size_bytes
 
 
+def lines(connection: sqlite3.Connection) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What the file has to say by what the ledger has now: each line, after the event that it belongs to, in order."""
+    last_event = connection.execute("SELECT coalesce(max(id), 0) FROM event").fetchone()[0]
+    position = {"event": 0, "image": _LAST_IMAGE, "last_event": last_event, "page": _PAGE}
+    while rows := connection.execute(_QUERY, position).fetchall():
+        yield from ((row[0], _line(row)) for row in rows)
+        position["event"], position["image"] = rows[-1][:2]
+
+
 def _position(connection: sqlite3.Connection) -> tuple[int, int, int, bool]:
     event_id, size_bytes = connection.execute("SELECT event_id, size_bytes FROM manifest").fetchone()
     last = connection.execute("SELECT coalesce(max(id), 0) FROM event").fetchone()[0]
     superseded = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM event JOIN image ON image.item_id = event.item_id "
-        "WHERE event.id > ? AND event.state = 'wanted' AND image.state = 'superseded')",
+        "WHERE event.id > ? AND event.state IN ('wanted', 'lost') AND image.state = 'superseded')",
         (event_id,),
     ).fetchone()[0]
     return event_id, size_bytes, last, bool(superseded)
@@ -97,7 +117,7 @@ def _put_in_place(disk: Disk, temporary: Path, path: Path) -> None:
 
 def _line(row: tuple[Any, ...]) -> dict[str, Any]:
     (_, _, request_id, said, batch, realm, number, path, sha256, size_bytes, picture_format, width, height,
-     seed, spec, stored_at, endpoint, job_id, delay_ms, execution_ms, cost_usd) = row  # fmt: skip
+     seed, spec, stored_at, endpoint, job_id, replica, occurrence, delay_ms, execution_ms, cost_usd) = row  # fmt: skip
     request = json.loads(said)
     made_with = json.loads(spec)
     return {
@@ -121,4 +141,9 @@ def _line(row: tuple[Any, ...]) -> dict[str, Any]:
         "delay_ms": delay_ms,
         "execution_ms": execution_ms,
         "cost_usd": cost_usd,
+        "request": request,
+        "replica": replica,
+        "occurrence": occurrence,
+        "wanted_width": made_with["width"],
+        "wanted_height": made_with["height"],
     }

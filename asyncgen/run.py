@@ -8,20 +8,15 @@ endpoint one set of rate limits. It lives in a task of its own, so that whoever 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import socket
-import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 import anyio
-from filelock import FileLock, Timeout
 
 from asyncgen import naming, protocol
 from asyncgen.allowance import Allowance
@@ -36,13 +31,13 @@ from asyncgen.errors import (
     LedgerError,
     LedgerLockedError,
     RunPausedError,
-    StoreError,
 )
 from asyncgen.forecast import Forecast
 from asyncgen.intake import IndexedWant
 from asyncgen.job import Policy, Workbench
 from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
+from asyncgen.locking import locked
 from asyncgen.manifest import FILE_NAME as MANIFEST_NAME
 from asyncgen.manifest import Manifest
 from asyncgen.money import Budget, Price
@@ -366,6 +361,11 @@ def output_root(settings: Settings, realm: str) -> Path:
     return settings.output_root or OUTPUT_ROOTS[realm]
 
 
+def ledger_path_of(settings: Settings, realm: str) -> Path:
+    """Where the ledger of a realm's output root is: in it, unless the settings say otherwise."""
+    return settings.ledger or output_root(settings, realm) / LEDGER_NAME
+
+
 @asynccontextmanager
 async def shared_workspace(
     root: Path, ledger_path: Path | None = None, sandbox: SandboxSettings | None = None
@@ -408,7 +408,7 @@ async def _live(host: _Host, root: Path, ledger_path: Path, sandbox: SandboxSett
 @asynccontextmanager
 async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | None) -> AsyncIterator[Workspace]:
     async with AsyncExitStack() as stack:
-        stack.enter_context(_locked(root, ledger_path))
+        stack.enter_context(locked(root, ledger_path))
         _check_not_lost(root, ledger_path)
         transport = await stack.enter_async_context(aiohttp_transport())
         ports = await stack.enter_async_context(real_ports(transport, ledger_path, root))
@@ -449,44 +449,6 @@ async def _serve(stack: AsyncExitStack, sandbox: SandboxSettings) -> str:
     from asyncgen.sandbox import serve  # noqa: PLC0415 - only those who use the sandbox pay for its import
 
     return (await stack.enter_async_context(serve(sandbox))).base_url
-
-
-@contextmanager
-def _locked(root: Path, ledger_path: Path) -> Iterator[None]:
-    """One process owns a ledger at a time. Raises `LedgerLockedError` naming the one that does, or `StoreError`."""
-    lock_path = ledger_path.with_name(f".{ledger_path.name}.lock")
-    holder_path = ledger_path.with_name(f".{ledger_path.name}.holder")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        ledger_path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_path, timeout=0)
-        lock.acquire()
-        holder_path.write_text(json.dumps(_myself()), encoding="utf-8")
-    except Timeout:
-        raise LedgerLockedError(
-            f"{ledger_path} is in use by {_holder(holder_path)}: wait for it, stop it, or name another output root"
-        ) from None
-    except OSError as error:
-        raise StoreError(
-            f"{cannot_write(root, error)}; or name another folder with --out or ASYNCGEN_OUTPUT_ROOT"
-        ) from error
-    try:
-        yield
-    finally:
-        holder_path.unlink(missing_ok=True)
-        lock.release()
-
-
-def _myself() -> dict[str, object]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "program": Path(sys.argv[0]).name or "python"}
-
-
-def _holder(holder_path: Path) -> str:
-    try:
-        holder = json.loads(holder_path.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} ({holder['program']}) on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
 
 
 def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

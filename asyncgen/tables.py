@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,11 +13,10 @@ from asyncgen.console import print_json, print_table, say, utc, with_exit_code
 from asyncgen.display import duration
 from asyncgen.exits import Exit
 from asyncgen.lifecycle import FAILURES, OUT, State
-from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import BatchStatus, batch_statuses, style_history
-from asyncgen.run import LEDGER_NAME, output_root
-from asyncgen.settings import Settings, load_settings
+from asyncgen.run import ledger_path_of
+from asyncgen.settings import load_settings
 from asyncgen.story import Story, stories
 
 _STATUS_COLUMNS = (
@@ -28,9 +26,9 @@ _JOB_COLUMNS = ("attempt", "endpoint", "job", "accepted (UTC)", "delay", "execut
 
 
 @with_exit_code
-def show_status(overrides: Mapping[str, Any], *, on_sandbox: bool, as_json: bool) -> Exit:
+def show_status(overrides: Mapping[str, Any], *, realm: str, as_json: bool) -> Exit:
     """`asyncgen status`."""
-    statuses = batch_statuses(_ledger_path(load_settings(**overrides), on_sandbox))
+    statuses = batch_statuses(ledger_path_of(load_settings(**overrides), realm))
     if as_json:
         for status in statuses:
             print_json({**asdict(status), "wanted": status.wanted})
@@ -57,9 +55,9 @@ def _status_row(status: BatchStatus) -> tuple[str, ...]:
 
 
 @with_exit_code
-def show_why(overrides: Mapping[str, Any], name: str, *, on_sandbox: bool, as_json: bool) -> Exit:
+def show_why(overrides: Mapping[str, Any], name: str, *, realm: str, as_json: bool) -> Exit:
     """`asyncgen why`."""
-    found = stories(_ledger_path(load_settings(**overrides), on_sandbox), name)
+    found = stories(ledger_path_of(load_settings(**overrides), realm), name)
     if as_json:
         print_json({"id": name, "stories": [{**asdict(story), "next_step": story.next_step} for story in found]})
         return Exit.DONE
@@ -143,10 +141,10 @@ def show_styles(overrides: Mapping[str, Any], *, as_json: bool) -> Exit:
 
 
 @with_exit_code
-def show_style(overrides: Mapping[str, Any], style_id: str, *, on_sandbox: bool, as_json: bool) -> Exit:
+def show_style(overrides: Mapping[str, Any], style_id: str, *, realm: str, as_json: bool) -> Exit:
     """`asyncgen styles show ID`."""
     settings = load_settings(**overrides)
-    ledger_path = _ledger_path(settings, on_sandbox)
+    ledger_path = ledger_path_of(settings, realm)
     registry = StylesRegistry.load(settings.styles, history_reader=lambda style: style_history(ledger_path, style))
     style, uses = registry.get_style_by_id(style_id), registry.history(style_id)
     if as_json:
@@ -189,10 +187,6 @@ def _print_check(shown: Sequence[check.SettingShown], found: Sequence[check.Find
         say(f"{finding.level:8}{finding.text}")
         if finding.cure:
             say(f"{'':8}→ {finding.cure}")
-
-
-def _ledger_path(settings: Settings, on_sandbox: bool) -> Path:
-    return settings.ledger or output_root(settings, SANDBOX if on_sandbox else PLATFORM) / LEDGER_NAME
 
 
 def _text(value: object) -> str | None:

@@ -354,6 +354,29 @@ def test_why_tells_the_story_of_an_image_by_every_name_it_has(inside: Cli, tmp_p
     assert (history.code, "a [/b] fox" in history.out) == (0, True), "a prompt is no markup"
 
 
+def test_verify_tells_what_is_wrong_and_repair_mends_it(inside: Cli, tmp_path: Path) -> None:
+    batch = ("batch", write(tmp_path / "p.txt", prompts(3)), "--sandbox", *SIZE)
+    assert inside(*batch).code == 0
+    root = tmp_path / "asyncgen-sandbox"
+    well = inside("verify", "--sandbox")
+    assert (well.code, well.out) == (0, "3 pictures looked at: all is well\n"), well
+    (root / manifest(root)[0]["path"]).unlink()
+    told = inside("verify", "--sandbox", "--json")
+    assert (told.code, [entry.get("kind") for entry in told.json]) == (1, ["missing", None])
+    assert told.summary == {"event": "summary", "pictures": 3, "repaired": False, "problems": {"missing": 1}}
+    repaired = inside("verify", "--sandbox", "--repair")
+    assert (repaired.code, "--retry-failed" in repaired.out, states(root)) == (1, True, {"stored": 2, "lost": 1})
+    assert inside("verify", "--sandbox").code == 0
+    (root / "ledger.sqlite3").write_bytes(b"damaged")
+    rebuilt = inside("verify", "--sandbox", "--repair")
+    assert (rebuilt.code, "2 that only the manifest knew" in rebuilt.out) == (1, True), rebuilt
+    assert "ledger.sqlite3.damaged-1" in rebuilt.out
+    again = inside(*batch, "--json")
+    assert (again.code, again.summary["kept"], again.summary["made"]) == (0, 2, 1), "nobody remembers what was lost"
+    nowhere = inside("verify", "--out", "nowhere")
+    assert (nowhere.code, "nowhere is not there" in nowhere.err, (tmp_path / "nowhere").exists()) == (2, True, False)
+
+
 def test_check_shows_settings_with_their_source_and_what_is_wrong(inside: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLLING_INTERVAL", "0.5")
     ran = inside("check")

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ADDRESS, Desk, desk, record, rows, want, with_other_steps
+from parts import ADDRESS, Desk, desk, record, rows, want, with_other_steps, write_version_1
 
 from asyncgen.disk import RealDisk
 from asyncgen.manifest import Manifest
@@ -217,6 +217,15 @@ async def test_a_long_manifest_is_read_and_written_in_pages(tmp_path: Path) -> N
         await update(at)
     assert sorted(paths(tmp_path)) == true_paths(tmp_path)
     assert len(lines(tmp_path)) == 1100
+
+
+@pytest.mark.anyio
+async def test_the_manifest_of_an_older_ledger_is_written_anew_with_what_it_can_be_rebuilt_from(tmp_path: Path) -> None:
+    write_version_1(tmp_path)
+    async with desk(tmp_path) as at:
+        await update(at)
+    (line,) = lines(tmp_path)
+    assert (line["path"], line["request"], line["replica"], line["occurrence"]) == ("a.png", {"prompt": "fox 1"}, 0, 0)
 
 
 @pytest.mark.anyio

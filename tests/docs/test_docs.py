@@ -141,7 +141,7 @@ def test_there_is_something_to_check() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["batch", "generate", "retry", "status", "why", "styles", "styles show", "check", "sandbox"]
+    "command", ["batch", "generate", "retry", "status", "why", "verify", "styles", "styles show", "check", "sandbox"]
 )
 def test_the_cli_page_has_the_options_that_help_shows(command: str) -> None:
     section = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").split(f"\n## {command}\n")[1].split("\n## ")[0]
