@@ -20,6 +20,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     prices                    what a second of a worker costs
     locking                   one process owns an output root
     ledger, store, intake     durable state, files, prompts in
+    rows, schema              the ledger's SQL, and its file
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
     plan, workflow, template  from a request to a graph
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits

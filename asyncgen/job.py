@@ -28,7 +28,7 @@ from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, LedgerError, RunPausedError
 from asyncgen.images import ImageFaultError, Picture
-from asyncgen.ledger import Ledger, PathTakenError
+from asyncgen.ledger import Ledger
 from asyncgen.lifecycle import State
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
@@ -46,6 +46,7 @@ from asyncgen.protocol import (
     job_body,
 )
 from asyncgen.records import Item, Terms, Want
+from asyncgen.schema import PathTakenError
 from asyncgen.stopping import Stop, StoppedError
 from asyncgen.store import Store
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from asyncgen.ledger import LAST_JOB, Ledger
+from asyncgen.ledger import Ledger
 from asyncgen.ports import Disk, Ports
 from asyncgen.request import INPUT_PICTURES
+from asyncgen.rows import LAST_JOB
 from asyncgen.store import temporary_path
 
 FILE_NAME: Final = "manifest.jsonl"

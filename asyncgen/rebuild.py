@@ -18,12 +18,12 @@ from typing import Any, Final
 
 from asyncgen import manifest_lines
 from asyncgen.errors import InputError
-from asyncgen.ledger import migrate
 from asyncgen.lifecycle import MOVES, State
 from asyncgen.manifest_lines import Recorded
 from asyncgen.records import PLATFORM, Spec, StoredPicture
 from asyncgen.request import parse_request
 from asyncgen.salvage import salvaging
+from asyncgen.schema import migrate
 
 _TABLES: Final = ("batch", "run", "item", "job", "image", "event")  # each after those that it refers to
 _NOT_KNOWN: Final = "rebuilt by asyncgen verify: how it came here is not known"

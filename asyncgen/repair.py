@@ -15,13 +15,13 @@ from typing import Final
 
 from asyncgen.disk import RealDisk
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError
-from asyncgen.ledger import cure_of
 from asyncgen.locking import locked
 from asyncgen.manifest import FILE_NAME
 from asyncgen.ports import Disk
 from asyncgen.rebuild import Rebuilt, rebuild
 from asyncgen.report import reading
 from asyncgen.run import Workspace, shared_workspace
+from asyncgen.schema import cure_of
 from asyncgen.store import cannot_write, temporary_path
 from asyncgen.verify import Kind, Problem, Verification
 

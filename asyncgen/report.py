@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyncgen.errors import LedgerError
-from asyncgen.ledger import LAST_JOB, VERSION, cure_of, migrate
 from asyncgen.lifecycle import State
 from asyncgen.money import Cost, Use, sum_of
 from asyncgen.registry import StyleUse
+from asyncgen.rows import LAST_JOB
+from asyncgen.schema import VERSION, cure_of, migrate
 
 _HISTORY_ROWS = 1000
 _USES = """

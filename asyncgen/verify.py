@@ -23,8 +23,8 @@ from typing import Any, Final
 from asyncgen import manifest
 from asyncgen.documents import parse_json
 from asyncgen.errors import LedgerError
-from asyncgen.ledger import check_identity, check_version
 from asyncgen.manifest_lines import MOST_LINE_BYTES
+from asyncgen.schema import check_identity, check_version
 from asyncgen.store import temporary_path
 
 _PAGE: Final = 500

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from parts import ADDRESS, LEDGER, TERMS, Desk, NoNetwork, desk, record, rows, want, with_other_steps
 
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError, LedgerVersionError
-from asyncgen.ledger import VERSION, Ledger, PathTakenError
+from asyncgen.ledger import Ledger
 from asyncgen.lifecycle import State
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
 from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.request import MAX_SEED
+from asyncgen.schema import VERSION, PathTakenError
 from asyncgen.system import real_ports
 
 FAILURE = Failure(FailureClass.INFRASTRUCTURE, FailureCode.OUT_OF_MEMORY, "CUDA out of memory")

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from asyncgen.cli import app
 from asyncgen.errors import FailureClass, FailureCode
-from asyncgen.ledger import VERSION
 from asyncgen.lifecycle import ALLOWED, State
 from asyncgen.report import batch_statuses, style_history
+from asyncgen.schema import VERSION
 from asyncgen.story import stories
 
 BEFELL = {

@@ -10,11 +10,11 @@ import pytest
 from parts import LEDGER, TERMS, desk, want
 
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError, LedgerVersionError
-from asyncgen.ledger import VERSION
 from asyncgen.lifecycle import State
 from asyncgen.protocol import Timing
 from asyncgen.records import SANDBOX
 from asyncgen.report import batch_statuses, style_history
+from asyncgen.schema import VERSION
 
 FAILURE = Failure(FailureClass.ITEM, FailureCode.NO_IMAGE, "nothing there")
 

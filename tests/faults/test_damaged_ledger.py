@@ -14,8 +14,8 @@ from support import LEDGER, SMALL, account, open_sandbox, prompts, run_cli, sand
 from asyncgen import ImageGenerator, LedgerError
 from asyncgen.errors import LedgerVersionError
 from asyncgen.exits import Exit, of_error
-from asyncgen.ledger import VERSION
 from asyncgen.sandbox import Sandbox
+from asyncgen.schema import VERSION
 
 WAL = f"{LEDGER}-wal"
 MANIFEST = "manifest.jsonl"

@@ -45,8 +45,7 @@ def _look_at_manifest(world: World, records: Records) -> None:
     lines = [json.loads(line) for line in bytes(manifest.live).splitlines()] if manifest else []
     listed = sorted((line["request_id"], line["path"] or "", line["sha256"], line["seed"]) for line in lines)
     stored = sorted(
-        (record.request_id, file.path or "", file.sha256, record.subject[1])
-        for record, file in _stored_files(records)
+        (record.request_id, file.path or "", file.sha256, record.subject[1]) for record, file in _stored_files(records)
     )
     hold(listed == stored, f"the manifest lists {listed}, the ledger {stored}")
 

@@ -147,5 +147,7 @@ def _wants(wish: Wish) -> tuple[Want, ...]:
     intake = Intake(planner(), {"width": 16, "height": 16, "steps": wish.steps})
     wants = [each.want for each in intake.plan({"prompt": wish.prompt, **fields})]
     if wish.kind == "edited workflow":  # the file was edited after the row had been planned
-        wants = [dataclasses.replace(want, spec=dataclasses.replace(want.spec, workflow_digest="old")) for want in wants]
+        wants = [
+            dataclasses.replace(want, spec=dataclasses.replace(want.spec, workflow_digest="old")) for want in wants
+        ]
     return tuple(wants * 2 if wish.kind == "twice" else wants)

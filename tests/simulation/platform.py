@@ -176,7 +176,11 @@ def _output(job: Job, fate: str) -> dict[str, Any] | None:
         pictures[-1] = pictures[-1][: len(pictures[-1]) // 2]
     if fate == "not a picture":
         pictures[0] = b"GIF89a, and nothing that we take"
-    return {"images": [{"filename": "a.png", "type": "base64", "data": base64.b64encode(data).decode()} for data in pictures]}
+    return {
+        "images": [
+            {"filename": "a.png", "type": "base64", "data": base64.b64encode(data).decode()} for data in pictures
+        ]
+    }
 
 
 def _json(status: int, value: dict[str, Any], outcome: str, job: Job | None = None) -> Reply:

@@ -83,7 +83,9 @@ class _Walk:
                 self._hold(self._is_unsendable(), "failed without being sent")
             case "submitting", "wanted":
                 self._bought -= 1
-                self._hold(self._told(move.life, "refused", "paused", "gone", "hidden"), "wanted again, and not refused")
+                self._hold(
+                    self._told(move.life, "refused", "paused", "gone", "hidden"), "wanted again, and not refused"
+                )
             case "submitting", "failed":
                 self._hold(self._told(move.life, "rejected"), "failed at submission, and not rejected")
             case "submitting", "accepted":
@@ -99,7 +101,7 @@ class _Walk:
             case "storing", "stored":
                 assert self._run is not None
                 self._look_at_outcome("completed", self._run.milliseconds)
-            case ("failed" | "given_up" | "lost"), "wanted":
+            case (("failed" | "given_up" | "lost"), "wanted"):
                 self._hold(self._lives[move.life].options.retry_failed, f"{move.source} was tried again, unasked")
                 self._begin_anew()
             case "stored", "wanted":
@@ -147,7 +149,9 @@ class _Walk:
             self._hold(known <= told <= known + excused, f"told {told} ids in life {life.number}, recorded {known}")
             sent = sum(asked.life == life.number for asked in self._sent)
             intended = sum(move.target == "submitting" for move in self._record.moves if move.life == life.number)
-            self._hold(intended - excused <= sent <= intended, f"{intended} intents and {sent} sent in life {life.number}")
+            self._hold(
+                intended - excused <= sent <= intended, f"{intended} intents and {sent} sent in life {life.number}"
+            )
             in_the_air = sum(asked.outcome is None for asked in self._sent if asked.life == life.number)
             self._hold(in_the_air <= excused, f"life {life.number} {life.ending} with a submission in the air")
 
@@ -197,7 +201,9 @@ class _Walk:
             self._hold(fate.fault_of == "infrastructure", f"{self._run.fate} led to {move.target}")
             may = fate.code not in self._codes and self._bought < self._lives[move.life].options.max_attempts
             self._hold(is_bought_again == may, f"{self._run.fate} led to {move.target}")
-            self._hold((move.target == "failed") == (fate.code in self._codes), f"{self._run.fate} led to {move.target}")
+            self._hold(
+                (move.target == "failed") == (fate.code in self._codes), f"{self._run.fate} led to {move.target}"
+            )
         self._codes.append(fate.code)
         self._look_at_outcome(fate.code, self._run.milliseconds)
         if move is self._record.moves[-1]:

@@ -63,7 +63,9 @@ class Record:
 
     def __str__(self) -> str:
         path = " ".join(f"{move.target}@{move.life}" for move in self.moves)
-        return f"{self.subject[0][:30]} seed {self.subject[1]}: {path} ({self.code}), jobs {[j.job_id for j in self.jobs]}"
+        return (
+            f"{self.subject[0][:30]} seed {self.subject[1]}: {path} ({self.code}), jobs {[j.job_id for j in self.jobs]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ def _record(
         return connection.execute(query, (item_id,)).fetchall()
 
     events = rows("SELECT id, state FROM event WHERE item_id = ? ORDER BY id")
-    steps = [(target, next(life.number for life in lives if event_id <= life.last_event)) for event_id, target in events]
+    steps = [
+        (target, next(life.number for life in lives if event_id <= life.last_event)) for event_id, target in events
+    ]
     sources = ["", *(target for target, _ in steps)]
     return Record(
         request_id=request_id,
@@ -120,6 +124,7 @@ def _record(
             )
         ),
         files=tuple(
-            StoredFile(*row) for row in rows("SELECT number, path, sha256, state FROM image WHERE item_id = ? ORDER BY id")
+            StoredFile(*row)
+            for row in rows("SELECT number, path, sha256, state FROM image WHERE item_id = ? ORDER BY id")
         ),
     )

@@ -57,7 +57,9 @@ def _look_at_rate(world: World, life: Life, name: str, group: Sequence[Asked]) -
     for first, time in enumerate(times[: max(0, len(times) - allowed)]):
         seconds = times[first + allowed] - time
         hold(seconds >= window_seconds - _ROUNDING, f"{name}: {allowed + 1} requests within {seconds:.3f} s")
-    out = _most_at_once((each.sent_at, life.ended_at if each.answered_at is None else each.answered_at) for each in group)
+    out = _most_at_once(
+        (each.sent_at, life.ended_at if each.answered_at is None else each.answered_at) for each in group
+    )
     hold(out <= at_once, f"{name}: {out} requests at once")
 
 

@@ -43,7 +43,8 @@ def _look_at_ending(world: World, life: Life) -> None:
     reasons = {
         "StoreError": any(name.startswith("disk: ") for name in hits),
         "LedgerError": "disk: commit fails" in hits,
-        "RunPausedError": any(each.outcome == "paused" for each in asked) or _was_silent(life, asked)
+        "RunPausedError": any(each.outcome == "paused" for each in asked)
+        or _was_silent(life, asked)
         or life.options.lane_faults < MANY,
         "BudgetReachedError": life.options.budget_usd is not None,
     }

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from asyncgen import ledger
+from asyncgen import schema
 from asyncgen.lifecycle import ALLOWED, State
 
 from . import lane_aiohttp, lane_sqlite
@@ -63,7 +63,7 @@ def test_with_synchronous_off_this_lane_sees_corrupt_databases() -> None:
 
 
 def test_the_lane_runs_on_the_pragmas_that_ship() -> None:
-    shipped = dict(pragma.removeprefix("PRAGMA ").split(" = ") for pragma in ledger._PRAGMAS)
+    shipped = dict(pragma.removeprefix("PRAGMA ").split(" = ") for pragma in schema.PRAGMAS)
     assert lane_sqlite.pragmas_in_force(list(shipped)) == {name: _WORDS[word] for name, word in shipped.items()}
 
 

@@ -32,7 +32,14 @@ EPOCH_SECONDS = 1_780_000_000.0
 _NEVER = float("inf")
 _DISK_LATENCY = 0.2  # of the latency unit; the network's is 5
 _FOREIGN = b"this is not yours"
-_DISK_FAULTS = {"write": ENOSPC, "create": ENOSPC, "append": ENOSPC, "link": ENOSPC, "fsync": EIO, "fsync_directory": EIO}
+_DISK_FAULTS = {
+    "write": ENOSPC,
+    "create": ENOSPC,
+    "append": ENOSPC,
+    "link": ENOSPC,
+    "fsync": EIO,
+    "fsync_directory": EIO,
+}
 
 
 _ON_ITS_WAY, _DONE = "on its way", "done, not known"

@@ -1,0 +1,269 @@
+"""The rows of the ledger: the SQL behind its operations, on a connection inside a transaction of somebody else's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from asyncgen.errors import Failure, FailureClass, FailureCode
+from asyncgen.lifecycle import State
+from asyncgen.ports import Ports
+from asyncgen.protocol import Timing
+from asyncgen.records import Batch, Item, Spec, StoredPicture, Terms, Want
+from asyncgen.request import MAX_SEED, ImageRequest
+
+#: What belongs to a move: more SQL of the same transaction, given the time of the move.
+Also = Callable[[sqlite3.Connection, float], object]
+#: The row of an item's last submission: what it was bought with, or may have been.
+LAST_JOB: Final = "job.id = (SELECT max(id) FROM job WHERE item_id = item.id)"
+_THIS_JOB: Final = "id = (SELECT max(id) FROM job WHERE item_id = ?)"
+_UNKNOWN_JOB: Final = f"UPDATE job SET outcome = 'unknown' WHERE {_THIS_JOB}"  # noqa: S608 - the names are ours
+
+
+def failure_columns(failure: Failure | None) -> dict[str, Any]:
+    """What an item says of its failure, None for none."""
+    if failure is None:
+        return {"failure_class": None, "failure_code": None, "failure_message": None}
+    return {"failure_class": failure.kind, "failure_code": failure.code, "failure_message": failure.message}
+
+
+def settle_in_the_air(connection: sqlite3.Connection, at: float) -> int:
+    """Whether submissions of a process that has ended were accepted will never be known; how many there were."""
+    failure = Failure(
+        FailureClass.TRANSPORT,
+        FailureCode.UNREACHABLE,
+        "the process ended while the submission was in the air; whether it was accepted was never learned",
+    )
+    connection.execute("BEGIN IMMEDIATE")
+    rows = connection.execute("SELECT id FROM item WHERE state = ?", (State.SUBMITTING,)).fetchall()
+    columns = {"state": State.UNKNOWN, "state_at": at, "detail": failure.message, **failure_columns(failure)}
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    connection.executemany(
+        f"UPDATE item SET {assignments} WHERE id = ?",  # noqa: S608 - the names are ours
+        [(*columns.values(), row["id"]) for row in rows],
+    )
+    connection.executemany(_UNKNOWN_JOB, [(row["id"],) for row in rows])
+    connection.execute("UPDATE run SET ended_at = ?, outcome = 'died' WHERE ended_at IS NULL", (at,))
+    connection.commit()
+    return len(rows)
+
+
+def open_batch(connection: sqlite3.Connection, name: str, realm: str, new_set: bool, at: float) -> Batch:
+    """The batch of that name, or a new one of the next free name."""
+    wanted, number = name, 1
+    while row := connection.execute("SELECT id FROM batch WHERE realm = ? AND name = ?", (realm, wanted)).fetchone():
+        if not new_set:
+            return Batch(row[0], wanted, realm, is_new=False)
+        number += 1
+        wanted = f"{name}-{number}"
+    cursor = connection.execute("INSERT INTO batch (name, realm, created_at) VALUES (?, ?, ?)", (wanted, realm, at))
+    return Batch(_row_id(cursor), wanted, realm, is_new=True)
+
+
+def begin_run(connection: sqlite3.Connection, batch_id: int, at: float) -> int:
+    """A run of a batch begins; its number."""
+    return _row_id(connection.execute("INSERT INTO run (batch_id, started_at) VALUES (?, ?)", (batch_id, at)))
+
+
+def end_run(connection: sqlite3.Connection, run_id: int, outcome: str, at: float) -> None:
+    """A run has ended, and what it has seen is forgotten."""
+    connection.execute("UPDATE run SET ended_at = ?, outcome = ? WHERE id = ?", (at, outcome, run_id))
+    connection.execute("DELETE FROM seen WHERE run_id = ?", (run_id,))
+
+
+def _row_id(cursor: sqlite3.Cursor) -> int:
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def claim(
+    connection: sqlite3.Connection,
+    ports: Ports,
+    batch: Batch,
+    run_id: int,
+    wants: Sequence[Want],
+    drawn: Sequence[tuple[str, int]],
+    at: float,
+) -> list[Item]:
+    """See `Ledger.claim`; `drawn` are an id and a seed for each want that turns out to be new."""
+    items = []
+    for want, (hex8, seed) in zip(wants, drawn, strict=True):
+        seen_before = 0 if want.item_id is not None else _count_seen(connection, run_id, want.content_key)
+        one_image = want.fixed_seed is not None or want.request.id is not None
+        occurrence = 0 if one_image else seen_before
+        item = _find(connection, batch, run_id, want, occurrence)
+        if item is None:
+            assert want.item_id is None  # what comes from the ledger is never recorded again
+            item = _insert(connection, ports, batch, want, occurrence, hex8, seed, at)
+            item.run_id = run_id
+        item.repeats = one_image and seen_before > 0
+        items.append(item)
+    return items
+
+
+def _count_seen(connection: sqlite3.Connection, run_id: int, content_key: bytes) -> int:
+    """How often this run has met the key before, in a table that spills to disk: inputs may have millions of rows."""
+    row = connection.execute(
+        "INSERT INTO seen VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1 RETURNING count",
+        (run_id, content_key),
+    ).fetchone()
+    return int(row[0]) - 1
+
+
+def _find(connection: sqlite3.Connection, batch: Batch, run_id: int, want: Want, occurrence: int) -> Item | None:
+    by_key = ("batch_id = ? AND content_key = ? AND occurrence = ?", (batch.id, want.content_key, occurrence))
+    condition, parameters = by_key if want.item_id is None else ("id = ?", (want.item_id,))
+    row = connection.execute(f"SELECT * FROM item WHERE {condition}", parameters).fetchone()  # noqa: S608 - ours
+    if row is None:
+        return None
+    item = item_of(connection, row, run_id)
+    item.changed = row["fingerprint"] != want.fingerprint or want.fixed_seed not in (None, item.seed)
+    if item.changed and item.state is State.WANTED:
+        _refresh(connection, item, want)
+    return item
+
+
+def _refresh(connection: sqlite3.Connection, item: Item, want: Want) -> None:
+    """What was never bought has no old values to keep: it will be made with today's."""
+    item.seed = item.seed if want.fixed_seed is None else want.fixed_seed
+    columns = columns_of(want, item.seed)
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    connection.execute(f"UPDATE item SET {assignments} WHERE id = ?", (*columns.values(), item.id))  # noqa: S608 - names are ours
+    item.changed = False
+
+
+def columns_of(want: Want, seed: int) -> dict[str, Any]:
+    """What an item is made with; it changes as one."""
+    return {
+        "said": want.request.said_json(),
+        "spec": want.spec.to_json(),
+        "fingerprint": want.fingerprint,
+        "style_id": want.spec.style_id,
+        "seed": str(seed),
+    }
+
+
+def items_out(connection: sqlite3.Connection, batch_id: int, run_id: int) -> list[tuple[Item, Want]]:
+    """See `Ledger.items_out`."""
+    found = connection.execute(
+        "SELECT * FROM item WHERE batch_id = ? AND state IN (?, ?) ORDER BY accepted_at",
+        (batch_id, State.ACCEPTED, State.STORING),
+    ).fetchall()
+    return [(item_of(connection, row, run_id), want_of(row)) for row in found]
+
+
+def item_of(connection: sqlite3.Connection, row: sqlite3.Row, run_id: int | None = None) -> Item:
+    """The item of a row of its table, with its pictures."""
+    code, state = row["failure_code"], State(row["state"])
+    return Item(
+        id=row["id"],
+        request_id=row["request_id"],
+        state=state,
+        state_at=row["state_at"],
+        seed=int(row["seed"]),
+        attempts=row["attempts"],
+        endpoint=row["endpoint"],
+        job_id=row["job_id"],
+        accepted_at=row["accepted_at"],
+        failure=code and Failure(FailureClass(row["failure_class"]), FailureCode(code), row["failure_message"]),
+        execution_timeout_ms=row["execution_timeout_ms"],
+        run_id=run_id,
+        pictures=_pictures(connection, row["id"]) if state in (State.STORED, State.STORING) else (),
+    )
+
+
+def want_of(row: sqlite3.Row) -> Want:
+    """What an item was wanted as when it was last bought."""
+    request = ImageRequest.model_validate_json(row["said"])
+    return Want(request, row["replica"], Spec.from_json(row["spec"]), row["content_key"], None)
+
+
+def _pictures(connection: sqlite3.Connection, item_id: int) -> tuple[StoredPicture, ...]:
+    rows = connection.execute(
+        "SELECT number, path, sha256, size_bytes, format, width, height FROM image "
+        "WHERE item_id = ? AND state <> 'superseded' ORDER BY number",
+        (item_id,),
+    )
+    return tuple(StoredPicture(*row) for row in rows)
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    ports: Ports,
+    batch: Batch,
+    want: Want,
+    occurrence: int,
+    hex8: str,
+    random_seed: int,
+    at: float,
+) -> Item:
+    seed = random_seed if want.fixed_seed is None else want.fixed_seed
+    assert 0 <= seed <= MAX_SEED
+    while connection.execute("SELECT 1 FROM item WHERE request_id = ?", (f"img_{hex8}",)).fetchone():
+        hex8 = ports.new_hex8()  # 32 bits: at a million images some do meet
+    row = {
+        "request_id": f"img_{hex8}",
+        "batch_id": batch.id,
+        "content_key": want.content_key,
+        "occurrence": occurrence,
+        "replica": want.replica,
+        "state": State.WANTED,
+        "state_at": at,
+        **columns_of(want, seed),
+    }
+    names, places = ", ".join(row), ", ".join("?" * len(row))
+    cursor = connection.execute(
+        f"INSERT INTO item ({names}) VALUES ({places})",  # noqa: S608 - the names are ours
+        tuple(row.values()),
+    )
+    return Item(_row_id(cursor), f"img_{hex8}", State.WANTED, at, seed, 0, None, None, None, None, is_new=True)
+
+
+def insert_job(
+    connection: sqlite3.Connection, item: Item, attempt: int, terms: Terms, job_id: str | None, at: float
+) -> None:
+    """A submission is about to be sent; `job_id` None: the platform will say it."""
+    connection.execute(
+        "INSERT INTO job (item_id, run_id, attempt, endpoint, job_id, submitted_at, execution_timeout_ms, "
+        "usd_per_second) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (item.id, item.run_id, attempt, terms.endpoint, job_id, at, terms.execution_timeout_ms, terms.usd_per_second),
+    )
+
+
+def accept_job(item: Item, job_id: str) -> Also:
+    """The platform took the submission under this id."""
+    statement = f"UPDATE job SET job_id = ?, accepted_at = ? WHERE {_THIS_JOB}"  # noqa: S608 - the names are ours
+    return lambda connection, at: connection.execute(statement, (job_id, at, item.id))
+
+
+def unknown_job(item: Item) -> Also:
+    """Whether there is a job will never be known."""
+    return lambda connection, at: connection.execute(_UNKNOWN_JOB, (item.id,))
+
+
+def supersede_pictures(item: Item) -> Also:
+    """The item's pictures count no longer; their files stay."""
+    statement = "UPDATE image SET state = 'superseded' WHERE item_id = ?"
+    return lambda connection, at: connection.execute(statement, (item.id,))
+
+
+def forget_job(item: Item) -> Also:
+    """The submission was certainly not accepted: there is no job."""
+    return lambda connection, at: connection.execute(f"DELETE FROM job WHERE {_THIS_JOB}", (item.id,))  # noqa: S608 - ours
+
+
+def reopen_job(connection: sqlite3.Connection, item_id: int) -> None:
+    """Its result is wanted again, and has no files."""
+    connection.execute("DELETE FROM image WHERE item_id = ? AND state = 'storing'", (item_id,))
+    connection.execute(f"UPDATE job SET ended_at = NULL, outcome = NULL WHERE {_THIS_JOB}", (item_id,))  # noqa: S608 - ours
+
+
+def end_job(item: Item, failure: Failure | None, timing: Timing, connection: sqlite3.Connection, at: float) -> None:
+    """How the item's job ended: the code of its failure, or `completed`."""
+    outcome = "completed" if failure is None else failure.code
+    connection.execute(
+        "UPDATE job SET ended_at = ?, outcome = ?, delay_ms = ?, execution_ms = ?, worker_id = ? "  # noqa: S608 - ours
+        f"WHERE {_THIS_JOB}",
+        (at, outcome, timing.delay_ms, timing.execution_ms, timing.worker_id, item.id),
+    )
