@@ -28,7 +28,7 @@ _QUERY: Final = f"""
     SELECT event.id, image.id, item.request_id, item.said, batch.name, batch.realm, image.number, image.path,
            image.sha256, image.size_bytes, image.format, image.width, image.height, item.seed, item.spec, item.state_at,
            item.endpoint, item.job_id, item.replica, item.occurrence, job.delay_ms, job.execution_ms,
-           (SELECT iif(count(*) = count(usd_per_second), sum(execution_ms * usd_per_second) / 1000, NULL)
+           (SELECT iif(count(*) = count(execution_ms * usd_per_second), sum(execution_ms * usd_per_second) / 1000, NULL)
             FROM job AS bought WHERE bought.item_id = item.id) AS cost_usd
     FROM event JOIN image ON image.item_id = event.item_id JOIN item ON item.id = event.item_id
          JOIN batch ON batch.id = item.batch_id

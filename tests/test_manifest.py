@@ -13,12 +13,25 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ADDRESS, Desk, desk, record, rows, want, with_other_steps, write_version_1
+from parts import (
+    ADDRESS,
+    FAILURE,
+    TERMS,
+    Desk,
+    desk,
+    record,
+    rows,
+    want,
+    with_other_steps,
+    write_version_1,
+)
 
 from asyncgen.disk import RealDisk
+from asyncgen.lifecycle import State
 from asyncgen.manifest import Manifest
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
+from asyncgen.records import Terms
 
 
 def manifest_of(at: Desk) -> Manifest:
@@ -305,3 +318,40 @@ async def _act(at: Desk, step: str, number: int) -> None:
             cut(file)
         case "remove":
             file.unlink(missing_ok=True)
+
+
+# -- what a picture has cost ----------------------------------------------------------------------------------------
+
+PRICED = replace(TERMS, usd_per_second=0.001)
+
+
+async def bought_twice(at: Desk, name: str, first_ms: int | None, *terms: Terms) -> None:
+    """An item whose first job failed by the platform's fault, and whose second one took 4 s."""
+    item = await at.item(name, id=name)
+    for number, of_job in enumerate(terms, start=1):
+        await at.ledger.record_intent(item, of_job)
+        await at.ledger.record_accepted(item, f"{name}-{number}")
+        if number < len(terms):
+            await at.ledger.record_ended(item, State.WANTED, FAILURE, Timing(10, first_ms, "w1"))
+    await at.ledger.record_storing(item, [record(path=f"{name}.png")], Timing(10, 4000, "w1"))
+    await at.ledger.record_stored(item)
+
+
+@pytest.mark.anyio
+async def test_a_picture_costs_every_job_that_was_bought_for_it_and_nothing_is_made_up(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        await bought_twice(at, "one job", 0, PRICED)
+        await bought_twice(at, "two jobs", 2000, PRICED, PRICED)
+        await bought_twice(at, "another price", 2000, PRICED, replace(PRICED, usd_per_second=0.002))
+        await bought_twice(at, "no price", 2000, TERMS, TERMS)
+        await bought_twice(at, "no price for one", 2000, TERMS, PRICED)
+        await bought_twice(at, "no time for one", None, PRICED, PRICED)
+        await update(at)
+    assert {line["id"]: line["cost_usd"] for line in lines(tmp_path)} == {
+        "one job": pytest.approx(0.004),
+        "two jobs": pytest.approx(0.006),
+        "another price": pytest.approx(0.010),
+        "no price": None,
+        "no price for one": None,
+        "no time for one": None,
+    }
