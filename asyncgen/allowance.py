@@ -109,6 +109,7 @@ class Allowance:
         """It may have been bought: what it can cost stays set aside for good. Raises `RunPausedError`."""
         usd = self._usd(terms.execution_timeout_ms)
         self._budget.settle(usd, usd)
+        self.spending.add(Use.UNKNOWN, Timing())
         self._tell_waiting()
         self._report(self._lanes.note_unknown(terms.endpoint, failure))
 

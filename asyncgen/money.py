@@ -36,6 +36,7 @@ class Use(StrEnum):
     MADE = "made"
     FAILED = "failed"
     LOST = "lost"  # it may have been a good picture; nobody has it
+    UNKNOWN = "unknown"  # whether it was bought at all was never learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A sum and its label. `usd` is None where it is unpriced."""
+    """A sum and its label. `usd` is None where it is unpriced, or nothing is known that could be added up."""
 
     usd: float | None
     label: Label
@@ -58,18 +59,20 @@ class Cost:
         """The execution cost of jobs, of which some gave no time and some had no price."""
         if unpriced:
             return cls(None, Label.UNPRICED)
-        return cls(usd, Label.LOWER_BOUND if untimed else Label.MEASURED)
+        if untimed:
+            return cls(usd or None, Label.LOWER_BOUND)
+        return cls(usd, Label.MEASURED)
 
     def __str__(self) -> str:
+        if self.usd is None:
+            return "unpriced" if self.label is Label.UNPRICED else "not known"
         match self.label:
-            case Label.UNPRICED:
-                return "unpriced"
             case Label.LOWER_BOUND:
-                return f"at least {dollars(self.usd or 0.0)}"
+                return f"at least {dollars(self.usd)}"
             case Label.ESTIMATED:
-                return f"about {dollars(self.usd or 0.0)}"
-            case Label.MEASURED:
-                return dollars(self.usd or 0.0)
+                return f"about {dollars(self.usd)}"
+            case _:
+                return dollars(self.usd)
 
 
 @dataclass(slots=True)
@@ -117,10 +120,13 @@ class Spending:
         """Cold starts and idle tails: one of each for every worker seen.
 
         A worker's first delay holds its cold start and the time in the queue, so it is an estimate from above, cut at a
-        minute; workers that started and ran no job of ours are not seen at all.
+        minute; workers that started and ran no job of ours are not seen at all. Where no job named its worker, nothing
+        is known.
         """
         if price is None:
             return Cost(None, Label.UNPRICED)
+        if self.total.jobs and not self.first_delay_ms:
+            return Cost(None, Label.ESTIMATED)
         delays = (delay_ms / 1000 for delay_ms in self.first_delay_ms.values())
         seconds = sum(min(delay, _LONGEST_COLD_START_SECONDS) + IDLE_TAIL_SECONDS for delay in delays)
         return Cost(seconds * price.usd_per_second, Label.ESTIMATED)

@@ -18,8 +18,8 @@ from asyncgen.schema import VERSION, cure_of, migrate
 
 _HISTORY_ROWS = 1000
 _USES = """
-    SELECT CASE WHEN outcome = 'completed' THEN 'made' WHEN outcome IN ('lost', 'unknown') THEN 'lost' ELSE 'failed' END
-           AS became, coalesce(sum(execution_ms), 0) AS execution_ms,
+    SELECT CASE outcome WHEN 'completed' THEN 'made' WHEN 'lost' THEN 'lost' WHEN 'unknown' THEN 'unknown' ELSE 'failed'
+           END AS became, coalesce(sum(execution_ms), 0) AS execution_ms,
            coalesce(sum(execution_ms * usd_per_second), 0) / 1000 AS usd,
            sum(execution_ms IS NULL) AS untimed, sum(usd_per_second IS NULL) AS unpriced
     FROM job JOIN item ON item.id = job.item_id WHERE item.batch_id = ? AND outcome IS NOT NULL GROUP BY became
@@ -31,7 +31,7 @@ class BatchStatus:
     """One batch as the ledger has it: how many wanted jobs are in each state, and the pictures that are there.
 
     `gpu_ms` is the execution time of all its jobs that said one, failed ones included; milliseconds. `costs` is that
-    time priced, by what became of it: `made`, `failed`, `lost`.
+    time priced, by what became of it: `made`, `failed`, `lost`, `unknown`.
     """
 
     name: str

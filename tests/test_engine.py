@@ -12,7 +12,9 @@ import anyio
 import pytest
 from support import (
     ENDPOINT,
+    LEDGER,
     Wired,
+    allowing,
     bought,
     eventually,
     fault,
@@ -28,8 +30,11 @@ from asyncgen.endpoint import Pace
 from asyncgen.engine import Engine
 from asyncgen.errors import InputError, RunPausedError, StoreError
 from asyncgen.job import Job
+from asyncgen.money import Label, Price, Use
 from asyncgen.records import SANDBOX
+from asyncgen.report import batch_statuses
 from asyncgen.results import ImageResult
+from asyncgen.sandbox import FaultRule
 
 pytestmark = pytest.mark.anyio
 
@@ -474,3 +479,64 @@ async def test_a_stop_while_re_attaching_leaves_none_of_them_behind(tmp_path: Pa
             await engine.run(parts.chunks(["something else"]), ignore)
         assert states(tmp_path) == {"stored": 6}
         assert len(bought(sandbox)) == 6
+
+
+# -- what it costs -------------------------------------------------------------------------------------------------
+
+PRICE = Price(0.5, "a test")
+
+
+async def cost_of(root: Path, *faults: FaultRule, **policy: Any) -> tuple[Engine, list[dict[str, Any]]]:
+    """Eight images at half a dollar a second, fifty milliseconds each."""
+    async with open_sandbox(*faults) as sandbox:
+        allowance = allowing(f"{sandbox.base_url}/{ENDPOINT}", price=PRICE)
+        async with wired(sandbox, root, allowance=allowance, **policy) as parts:
+            engine = parts.engine()
+            await parts.run(prompts(8), engine)
+        return engine, bought(sandbox)
+
+
+async def test_a_run_says_what_it_has_paid_for_and_what_of_that_gave_no_picture(tmp_path: Path) -> None:
+    faults = fault("failed:exception", nth=[2]), fault("lost_job", nth=[4])
+    engine, jobs = await cost_of(tmp_path, *faults)
+    spending = engine.statistics.spending
+    assert {use: tally.jobs for use, tally in spending.tallies.items()} == {
+        Use.MADE: 7,
+        Use.FAILED: 1,
+        Use.LOST: 1,
+        Use.UNKNOWN: 0,
+    }
+    assert spending.total.jobs == len(jobs) == 9
+    assert spending.tallies[Use.MADE].cost(PRICE).label is Label.MEASURED
+    assert spending.tallies[Use.MADE].cost(PRICE).usd == pytest.approx(7 * 0.025, rel=0.05)
+    assert str(spending.tallies[Use.LOST].cost(PRICE)) == "not known", "it never said how long it ran"
+    assert spending.total.cost(PRICE).label is Label.LOWER_BOUND
+    assert 0 < len(spending.first_delay_ms) <= 8
+
+
+async def test_a_submission_that_may_have_been_accepted_leaves_no_cost_measured(tmp_path: Path) -> None:
+    engine, jobs = await cost_of(tmp_path, fault("reset_after_accept", nth=[3]), resubmit_unknown=True)
+    spending = engine.statistics.spending
+    assert (engine.statistics.made, engine.statistics.held, len(jobs)) == (8, 0, 9)
+    assert spending.tallies[Use.UNKNOWN].jobs == 1
+    assert spending.total.cost(PRICE).label is Label.LOWER_BOUND
+
+
+async def test_what_a_run_says_and_what_the_ledger_says_it_cost_is_the_same(tmp_path: Path) -> None:
+    faults = (
+        fault("failed:exception", nth=[2]),
+        fault("lost_job", nth=[4]),
+        fault("failed:out_of_memory", nth=[5]),
+        fault("502", nth=[6]),
+    )
+    engine, _ = await cost_of(tmp_path, *faults)
+    (status,) = batch_statuses(tmp_path / LEDGER)
+    tallies = engine.statistics.spending.tallies
+    assert {use: cost.label for use, cost in status.costs.items()} == {
+        use: tally.cost(PRICE).label for use, tally in tallies.items() if tally.jobs
+    }
+    for use, cost in status.costs.items():
+        assert cost.usd == pytest.approx(tallies[use].cost(PRICE).usd)
+    assert status.gpu_ms == engine.statistics.spending.total.execution_ms
+    runs = ledger_rows(tmp_path, "SELECT DISTINCT run_id FROM job")
+    assert runs == [(1,)], "every job knows the run that bought it"

@@ -43,9 +43,15 @@ def test_a_sum_says_how_sure_it_is(jobs: list[int | None], is_priced: bool) -> N
     if jobs and not is_priced:
         assert (cost.usd, cost.label, str(cost)) == (None, Label.UNPRICED, "unpriced")
         return
-    assert cost.usd == pytest.approx(sum(ms for ms in jobs if ms is not None) / 1000 * PRICE.usd_per_second)
-    assert cost.label is (Label.LOWER_BOUND if None in jobs else Label.MEASURED)
-    assert str(cost).startswith("at least $" if None in jobs else "$")
+    known = sum(ms for ms in jobs if ms is not None) / 1000 * PRICE.usd_per_second
+    if None not in jobs:
+        assert cost.usd == pytest.approx(known)
+        assert (cost.label, str(cost)[0]) == (Label.MEASURED, "$")
+    elif known:
+        assert cost.usd == pytest.approx(known)
+        assert (cost.label, str(cost)[:10]) == (Label.LOWER_BOUND, "at least $")
+    else:
+        assert (cost.usd, cost.label, str(cost)) == (None, Label.LOWER_BOUND, "not known"), "that is not $0"
 
 
 def test_an_estimate_says_that_it_is_one() -> None:
@@ -67,6 +73,12 @@ def test_a_sum_of_sums_is_as_sure_as_the_least_sure_of_them(parts: list[tuple[fl
     assert total.usd == pytest.approx(sum(usd for usd, _, _ in parts))
     is_lower_bound = any(cost.label is Label.LOWER_BOUND for cost in costs)
     assert total.label is (Label.LOWER_BOUND if is_lower_bound else Label.MEASURED)
+
+
+def test_what_is_not_known_makes_a_sum_a_lower_bound() -> None:
+    not_known = Tally(1, 0, untimed=1).cost(PRICE)
+    assert sum_of([not_known, not_known]) == not_known
+    assert sum_of([not_known, Cost(0.5, Label.MEASURED)]) == Cost(0.5, Label.LOWER_BOUND)
 
 
 def tally_of(jobs: Iterable[int | None]) -> Tally:
@@ -108,6 +120,14 @@ def test_cold_starts_and_idle_workers_are_unpriced_without_a_price() -> None:
     spending = Spending()
     spending.add(Use.MADE, Timing(12_000, 4700, "w1"))
     assert spending.overhead(None) == Cost(None, Label.UNPRICED)
+
+
+def test_what_cold_starts_cost_is_not_known_where_no_job_named_its_worker() -> None:
+    spending = Spending()
+    assert spending.overhead(PRICE).usd == 0, "nothing has run"
+    spending.add(Use.LOST, Timing())
+    assert spending.overhead(PRICE) == Cost(None, Label.ESTIMATED)
+    assert str(spending.overhead(PRICE)) == "not known"
 
 
 # -- the budget -----------------------------------------------------------------------------------------------------

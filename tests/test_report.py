@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from parts import LEDGER, TERMS, desk, want
+from parts import LEDGER, TERMS, Desk, desk, record, want
 
 from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError, LedgerVersionError
 from asyncgen.lifecycle import State
+from asyncgen.money import Cost, Label, Use
 from asyncgen.protocol import Timing
-from asyncgen.records import SANDBOX
+from asyncgen.records import SANDBOX, Terms
 from asyncgen.report import batch_statuses, style_history
 from asyncgen.schema import VERSION
 
@@ -99,3 +101,77 @@ async def test_a_folder_with_signs_of_its_own_is_read_too(tmp_path: Path) -> Non
     async with desk(root) as at:
         await at.item()
     assert batch_statuses(root / LEDGER)[0].wanted == 1
+
+
+# -- what a batch has cost -----------------------------------------------------------------------------------------
+
+PRICED = replace(TERMS, usd_per_second=0.001)
+OUT_OF_TIME = Failure(FailureClass.INFRASTRUCTURE, FailureCode.LOST, "expired")
+NO_REPLY = Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, "reset")
+
+
+async def paid(at: Desk, name: str, failure: Failure | None, execution_ms: int | None, terms: Terms = PRICED) -> None:
+    """One item whose job ended like this."""
+    item = await at.item(name)
+    await at.ledger.record_intent(item, terms)
+    if failure is NO_REPLY:
+        await at.ledger.record_unknown(item, failure)
+        return
+    await at.ledger.record_accepted(item, name)
+    timing = Timing(10, execution_ms, "w1")
+    if failure is None:
+        await at.ledger.record_storing(item, [record(path=f"{name}.png")], timing)
+        await at.ledger.record_stored(item)
+    else:
+        await at.ledger.record_ended(item, State.LOST if failure is OUT_OF_TIME else State.FAILED, failure, timing)
+
+
+@pytest.mark.anyio
+async def test_what_gave_no_picture_is_counted_apart_with_how_sure_that_is(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        await paid(at, "one", None, 4000)
+        await paid(at, "two", None, 6000)
+        await paid(at, "bad", FAILURE, 3000)
+        await paid(at, "gone", OUT_OF_TIME, None)
+        await paid(at, "held", NO_REPLY, None)
+        (status,) = batch_statuses(tmp_path / LEDGER)
+    assert status.costs == {
+        Use.MADE: Cost(0.010, Label.MEASURED),
+        Use.FAILED: Cost(0.003, Label.MEASURED),
+        Use.LOST: Cost(None, Label.LOWER_BOUND),
+        Use.UNKNOWN: Cost(None, Label.LOWER_BOUND),
+    }
+    assert status.cost == Cost(0.013, Label.LOWER_BOUND)
+    assert str(status.cost) == "at least $0.0130"
+
+
+@pytest.mark.anyio
+async def test_one_job_without_a_price_leaves_a_batch_unpriced(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        await paid(at, "one", None, 4000)
+        assert str(batch_statuses(tmp_path / LEDGER)[0].cost) == "$0.0040"
+        await paid(at, "two", None, 4000, TERMS)
+        assert batch_statuses(tmp_path / LEDGER)[0].cost == Cost(None, Label.UNPRICED)
+
+
+@pytest.mark.anyio
+async def test_each_job_is_priced_as_it_was_when_it_was_bought(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        await paid(at, "one", None, 4000)
+        await paid(at, "two", None, 4000, replace(TERMS, usd_per_second=0.002))
+        assert batch_statuses(tmp_path / LEDGER)[0].cost.usd == pytest.approx(0.012)
+        assert await at.ledger.committed_usd(at.batch, 9.0) == pytest.approx(0.012)
+        await paid(at, "three", None, 4000, TERMS)
+        assert await at.ledger.committed_usd(at.batch, 0.003) == pytest.approx(0.024)
+
+
+@pytest.mark.anyio
+async def test_what_was_never_timed_is_committed_at_the_most_it_can_have_cost(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        await paid(at, "gone", OUT_OF_TIME, None, replace(PRICED, execution_timeout_ms=60_000))
+        await paid(at, "held", NO_REPLY, None)
+        refused = await at.item("refused")
+        await at.ledger.record_intent(refused, PRICED)
+        await at.ledger.record_refused(refused, "429")
+        await at.ledger.record_intent(await at.item("in the air"), PRICED)
+        assert await at.ledger.committed_usd(at.batch, 1.0) == pytest.approx(0.06 + 0.6)
