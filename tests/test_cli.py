@@ -423,6 +423,142 @@ def test_an_output_folder_or_a_network_that_cannot_be_used_is_exit_code_6(cli: C
     assert (network.code, "127.0.0.1:9" in network.err, "Traceback" in network.err) == (6, True, False), network
 
 
+# -- what it costs --------------------------------------------------------------------------------------------------
+
+
+def nothing_looks_free(text: str) -> bool:
+    return re.search(r"\$0(\.0+)?(?![\d.])", text) is None
+
+
+def test_a_priced_run_says_what_it_cost_how_sure_that_is_and_by_which_price(inside: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "p.txt", prompts(3))
+    told = inside("batch", file, *SIZE, "--usd-per-second", "0.5")
+    assert told.code == 0, told
+    assert re.search(r"cost: \$0\.07\d\d measured, GPU time at \$0\.5 a second \(--usd-per-second\)", told.out), (
+        told.out
+    )
+    assert re.search(r"beside it about \$[\d.]+ estimated for cold starts and idle workers", told.out)
+    assert "failed and were paid for" not in told.out
+    cost = inside("batch", file, *SIZE, "--again", "--gpu", "4090", "--json").summary["cost"]
+    assert (cost["price"]["usd_per_second"], "RTX 4090" in cost["price"]["source"]) == (0.00031, True)
+    assert re.search(r"table of \d{4}-\d\d", cost["price"]["source"])
+    assert cost["execution"] == cost["made"] == {"usd": pytest.approx(0.15 * 0.00031, rel=0.1), "label": "measured"}
+    assert cost["cold_starts_and_idle"]["label"] == "estimated"
+    assert {name: cost[name]["usd"] for name in ("failed", "lost", "unknown")} == {"failed": 0, "lost": 0, "unknown": 0}
+    (first, second) = inside("status", "--sandbox", "--json").json
+    assert [batch["costs"]["made"]["label"] for batch in (first, second)] == ["measured", "measured"]
+    shown = inside("status", "--sandbox")
+    assert re.search(r"GPU time +cost", shown.out)
+    assert re.search(r"p .*\$0\.07\d\d", shown.out)
+    assert nothing_looks_free(told.out + shown.out)
+    lines = manifest(tmp_path / "asyncgen-sandbox")
+    assert [line["cost_usd"] for line in lines] == [
+        pytest.approx(line["execution_ms"] / 1000 * price)
+        for line, price in zip(lines, [0.5] * 3 + [0.00031] * 3, strict=True)
+    ]
+
+
+def test_without_a_price_it_is_unpriced_wherever_it_is_shown(inside: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "p.txt", prompts(2))
+    told = inside("batch", file, *SIZE)
+    assert (told.code, "cost: unpriced (--usd-per-second or --gpu names a price)" in told.out) == (0, True), told
+    cost = inside("batch", file, *SIZE, "--again", "--json").summary["cost"]
+    unpriced = {"usd": None, "label": "unpriced"}
+    assert (cost["price"], cost["execution"], cost["cold_starts_and_idle"]) == (None, unpriced, unpriced)
+    assert cost["held_at_most_usd"] is None
+    shown = inside("status", "--sandbox")
+    assert ("unpriced" in shown.out, nothing_looks_free(told.out + shown.out)) == (True, True)
+    assert [line["cost_usd"] for line in manifest(tmp_path / "asyncgen-sandbox")] == [None] * 4
+
+
+def test_work_that_gave_no_picture_and_held_submissions_are_counted_apart(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    sandbox.add(
+        fault("failed:exception", endpoint=endpoint, nth=[1]),
+        fault("timed_out", endpoint=endpoint, nth=[2]),  # of which the platform gives no execution time
+        fault("reset_after_accept", endpoint=endpoint, nth=[4]),
+    )
+    file = write(tmp_path / "p.txt", prompts(5))
+    options = ("--usd-per-second", "0.5", "--concurrency", "1")
+    told = inside("batch", file, *SIZE, *options)
+    assert told.code == 5, told
+    assert re.search(r"cost: at least \$0\.\d+ lower bound", told.out), told.out
+    assert re.search(r"2 jobs failed and were paid for: at least \$0\.02\d+", told.out)
+    assert "1 held:" in told.out
+    assert "may pay twice: $300.00 at the most" in told.out
+    again = inside("batch", file, *SIZE, *options, "--json")
+    cost = again.summary["cost"]
+    assert (again.code, cost["held_at_most_usd"], cost["execution"]) == (5, 300, {"usd": 0, "label": "measured"})
+    (status,) = inside("status", "--sandbox", "--json").json
+    assert {use: of["label"] for use, of in status["costs"].items()} == {
+        "made": "measured",
+        "failed": "lower bound",
+        "unknown": "lower bound",
+    }
+    assert status["costs"]["unknown"]["usd"] is None
+    assert "at least $0." in inside("status", "--sandbox").out
+
+
+def test_a_budget_holds_images_back_as_exit_code_7_and_goes_on_when_it_is_raised(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCGEN_EXECUTION_TIMEOUT", "5")
+    file = write(tmp_path / "p.txt", prompts(5))
+    arguments = ("batch", file, *SIZE, "--usd-per-second", "1")
+    reached = inside(*arguments, "--budget", "5.12")
+    assert (reached.code, "2 still to do; the same command continues" in reached.out) == (7, True), reached
+    assert re.search(r"the budget of \$5\.12 is used up: \$0\.15\d\d of execution .* raise --budget", reached.err)
+    assert "Traceback" not in reached.err
+    same = inside(*arguments, "--budget", "5.12", "--json")
+    assert (same.code, same.summary["made"], same.summary["kept"]) == (7, 0, 3)
+    assert "the budget of $5.12 is used up" in same.summary["error"]
+    assert len(sandbox.books(endpoint)) == 3
+    raised = inside(*arguments, "--budget", "6", "--json")
+    assert (raised.code, raised.summary["made"], raised.summary["kept"]) == (0, 2, 3)
+    assert len(sandbox.books(endpoint)) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--budget", "1"), "--usd-per-second"),
+        (("--budget", "0", "--gpu", "4090"), "greater than 0"),
+        (("--gpu", "a toaster"), "a toaster"),
+        (("--gpu", "4090", "--usd-per-second", "1"), "keep one"),
+    ],
+)
+def test_a_price_that_is_missing_or_wrong_is_exit_code_2_and_nothing_is_sent(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
+    ran = inside("batch", write(tmp_path / "p.txt", ["a fox"]), *SIZE, *options)
+    assert (ran.code, says in ran.err, "Traceback" in ran.err) == (2, True, False), ran
+    assert sandbox.books(endpoint) == []
+
+
+def test_a_style_that_fails_over_and_over_is_told_and_the_others_are_made(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCGEN_LANE_FAULTS", "3")
+    sandbox.add(fault("failed:exception", endpoint=endpoint, prompt_contains="broken"))
+    rows = [
+        {"prompt": f"{what} {n}", "style": style} for n in range(8) for what, style in (("broken", 1), ("good", 16))
+    ]
+    ran = inside("batch", write(tmp_path / "p.jsonl", rows), *SIZE, "--concurrency", "1", "--json")
+    summary = ran.summary
+    assert (ran.code, summary["made"], summary["failed"], summary["pending"]) == (1, 8, 3, 5), ran
+    (stopped,) = summary["stopped_lanes"]
+    assert (stopped["lane"], stopped["count"], stopped["failure"]["code"]) == (
+        "style 1",
+        "3 times the same in a row",
+        "worker_error",
+    )
+    pending = [entry for entry in ran.json if entry.get("status") == "pending"]
+    assert len(pending) == 5
+    assert all("not sent: style 1 is stopped" in entry["failure"]["message"] for entry in pending)
+    assert "style 1 is stopped" in ran.err
+
+
 # -- signals --------------------------------------------------------------------------------------------------------
 
 
