@@ -7,7 +7,7 @@ each. The rules themselves are pure (`money`, `lanes`, `forecast`); this adds th
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 
 import anyio
 
@@ -44,10 +44,16 @@ class Allowance:
         self._out = 0
         self.spending = Spending()
 
-    async def count_earlier(self, committed_usd: Callable[[float], Awaitable[float]]) -> None:
-        """Earlier runs have spent part of the budget; `committed_usd` tells how much, for a price of a second."""
-        if self._budget.cap_usd is not None and self.price is not None:
-            self._budget.committed_usd = await committed_usd(self.price.usd_per_second)
+    @property
+    def budget_price(self) -> Price | None:
+        """The price by which a budget is kept; None where there is none to keep."""
+        return None if self._budget.cap_usd is None else self.price
+
+    def count_earlier(self, spent_usd: float, times: Iterable[tuple[Spec, int]]) -> None:
+        """Earlier runs have spent part of the budget, and seen how many milliseconds such jobs take."""
+        self._budget.committed_usd = spent_usd
+        for spec, execution_ms in times:
+            self._forecast.learn(spec, execution_ms)
 
     def note_out(self, jobs: int) -> None:
         """So many jobs are being worked on now."""
@@ -90,6 +96,10 @@ class Allowance:
         """Set aside what a job on these terms can cost, if that fits now."""
         return self._budget.reserve(self._usd(terms.execution_timeout_ms))
 
+    def may_take_longer(self, terms: Terms) -> bool:
+        """Whether a job on these terms was given less time than the settings allow."""
+        return terms.execution_timeout_ms < self._longest_timeout_ms
+
     def take_over(self, item: Item) -> Terms:
         """A job that an earlier run bought is out: it counts, whatever today's cap is."""
         assert item.endpoint is not None
@@ -119,8 +129,7 @@ class Allowance:
         Raises `RunPausedError` where this stops the endpoint.
         """
         self.spending.add(_use(failure), timing)
-        if timing.execution_ms is not None:
-            self._forecast.learn(spec, timing.execution_ms)
+        self._learn(spec, failure, timing, terms)
         if terms is not None:
             most = self._usd(terms.execution_timeout_ms)
             self._budget.settle(most, most if timing.execution_ms is None else self._usd(timing.execution_ms))
@@ -140,6 +149,13 @@ class Allowance:
         if self._budget.cap_usd is not None:  # without a cap a slow job is better than one cut off
             timeout_ms = self._forecast.execution_timeout_ms(spec)
         return Terms(self.endpoint, timeout_ms, self._forecast.ttl_ms(self._out, timeout_ms), self._usd_per_second)
+
+    def _learn(self, spec: Spec, failure: Failure | None, timing: Timing, terms: Terms | None) -> None:
+        """Jobs that fail may do so at once, and say nothing of how long good ones take; one that was cut off does."""
+        if failure is None and timing.execution_ms is not None:
+            self._forecast.learn(spec, timing.execution_ms)
+        elif failure is not None and failure.code is FailureCode.TIMED_OUT and terms is not None:
+            self._forecast.learn(spec, terms.execution_timeout_ms)
 
     @property
     def _longest_timeout_ms(self) -> int:

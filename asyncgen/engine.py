@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import anyio
@@ -137,7 +136,7 @@ class Engine:
                 watching.start_soon(self._cancel_when_stopped, watching)
             async with anyio.create_task_group() as tasks:
                 try:
-                    await self._allowance.count_earlier(partial(self._bench.ledger.committed_usd, self._batch))
+                    await self._count_earlier_runs()
                     await self._reattach(tasks, run_id, deliver)
                     await self._take_in(tasks, run_id, chunks, deliver)
                 except StoppedError:
@@ -158,6 +157,13 @@ class Engine:
         self.stop.request()
 
     # -- taking in -----------------------------------------------------------------------------------------------
+
+    async def _count_earlier_runs(self) -> None:
+        """What they have spent and learned; now, because no other run over the batch goes on."""
+        ledger, price = self._bench.ledger, self._allowance.budget_price
+        if price is not None:
+            spent_usd = await ledger.committed_usd(self._batch, price.usd_per_second)
+            self._allowance.count_earlier(spent_usd, await ledger.last_times(self._batch))
 
     async def _reattach(self, tasks: TaskGroup, run_id: int, deliver: Deliver) -> None:
         """First of all the jobs that an earlier process left out: they are paid for, and their results expire."""

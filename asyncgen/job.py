@@ -358,7 +358,8 @@ class Job:
         terms, allowance = self._terms, self._bench.allowance
         if terms is None or not ending.may_be_retried or terms.endpoint != allowance.endpoint:
             return None
-        return None if self._stop.requested else terms
+        cut_off = ending.failure.code is FailureCode.TIMED_OUT and allowance.may_take_longer(terms)
+        return None if self._stop.requested or cut_off else terms
 
     async def _retry(self, ending: Failed, terms: Terms) -> None:
         """Have the failed job run again under its id: its input need not be sent a second time."""

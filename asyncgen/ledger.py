@@ -229,6 +229,15 @@ class Ledger:
         parameters = (usd_per_second, batch.id)
         return await self.transact(lambda connection: float(connection.execute(query, parameters).fetchone()["usd"]))
 
+    async def last_times(self, batch: Batch) -> list[tuple[Spec, int]]:
+        """What the last jobs of a batch that made pictures were, and how many milliseconds each ran; newest first."""
+        query = (
+            "SELECT spec, execution_ms FROM job JOIN item ON item.id = job.item_id WHERE batch_id = ? "
+            "AND outcome = 'completed' AND execution_ms IS NOT NULL ORDER BY job.id DESC LIMIT ?"
+        )
+        rows = await self.transact(lambda connection: connection.execute(query, (batch.id, _PAGE)).fetchall())
+        return [(Spec.from_json(row["spec"]), row["execution_ms"]) for row in rows]
+
     # -- what is made --------------------------------------------------------------------------------------------
 
     async def record_storing(self, item: Item, pictures: Sequence[StoredPicture], timing: Timing) -> None:

@@ -265,6 +265,41 @@ async def test_without_a_budget_no_job_is_cut_off_sooner_than_the_settings_say(t
         assert set(timeouts(sandbox)) == {600}
 
 
+async def test_a_cap_that_is_raised_by_less_than_a_whole_timeout_goes_on_with_the_times_that_are_known(
+    tmp_path: Path,
+) -> None:
+    async with metered() as (sandbox, meter):
+        for cap in (700, 750):
+            async with on_a_budget(sandbox, tmp_path, cap, timeout_seconds=600) as parts:
+                with pytest.raises(BudgetReachedError, match=r"another job can cost up to \$60\.00"):
+                    await parts.run(prompts(200), parts.engine(concurrency=1))
+            assert cap - 60 < meter.usd <= cap
+
+
+async def test_jobs_that_fail_at_once_make_no_timeout_shorter(tmp_path: Path) -> None:
+    async with metered(fault("failed:exception"), execution="fixed:0.1") as (sandbox, _):
+        async with on_a_budget(sandbox, tmp_path, 100_000, timeout_seconds=600) as parts:
+            await parts.run(prompts(20), parts.engine(concurrency=1))
+        assert set(timeouts(sandbox)) == {600}
+
+
+async def test_a_good_job_that_a_learned_timeout_cuts_off_is_bought_again_with_a_longer_one(tmp_path: Path) -> None:
+    async with metered() as (sandbox, meter):
+        async with on_a_budget(sandbox, tmp_path, 2000, timeout_seconds=600) as parts:
+            await parts.run(prompts(20), parts.engine(concurrency=1))
+            slow = parts.chunks([{"prompt": "a whole forest", "steps": 20}])
+            sandbox.exchange._execution = lambda _: 90.0
+            engine = parts.engine(concurrency=1)
+
+            async def deliver(result: ImageResult) -> None:
+                assert result.ok, result.failure
+
+            await engine.run(slow, deliver)
+        assert timeouts(sandbox)[-2:] == [60, 600]
+        assert [job["retries"] for job in bought(sandbox)] == [0] * 22
+        assert meter.usd == 20 * 5 + 60 + 90
+
+
 async def test_a_job_may_wait_for_as_long_as_the_queue_ahead_of_it_can_take(tmp_path: Path) -> None:
     async with metered(zero_workers=[ENDPOINT]) as (sandbox, _):
         on_no_budget = on_a_budget(sandbox, tmp_path, None, timeout_seconds=600)
