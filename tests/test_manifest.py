@@ -177,6 +177,18 @@ async def test_a_picture_that_was_made_again_is_listed_once_with_what_it_was_mad
 
 
 @pytest.mark.anyio
+async def test_a_picture_that_was_lost_is_listed_no_more(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        item = await at.stored(await at.item("one"), "one")
+        await at.stored(await at.item("two"), "two")
+        await update(at)
+        assert await at.ledger.record_picture_lost(item.id, FAILURE)
+        assert not await at.ledger.record_picture_lost(item.id, FAILURE), "once is enough"
+        await update(at)
+    assert paths(tmp_path) == ["two_0.png"]
+
+
+@pytest.mark.anyio
 async def test_a_picture_made_again_between_two_updates_is_listed_once(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         item = await at.stored(await at.item("one"), "one")

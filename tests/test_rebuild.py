@@ -204,6 +204,29 @@ def test_a_batch_whose_row_is_gone_gets_its_name_from_the_manifest(filled: Path,
     assert [batch["name"] for batch in table(tmp_path / NEW, "batch")] == ["recovered-1"]
 
 
+def test_a_row_that_a_run_could_not_use_is_as_good_as_gone(filled: Path, tmp_path: Path) -> None:
+    damaged = shutil.copy(filled / LEDGER, tmp_path / LEDGER)
+    with closing(sqlite3.connect(damaged, isolation_level=None)) as connection:
+        for column, state in (("said", "stored"), ("spec", "accepted"), ("seed", "failed")):
+            connection.execute(f"UPDATE item SET {column} = '#' || {column} WHERE state = '{state}'")
+    rebuilt = rebuilt_from(filled, tmp_path / LEDGER, tmp_path / NEW)
+    assert pictures(tmp_path / NEW) == pictures(filled / LEDGER)
+    assert (rebuilt.unreadable["item"], rebuilt.from_manifest) == (16, 14)
+    assert not {"accepted", "failed"} & {item["state"] for item in table(tmp_path / NEW, "item")}
+
+
+def test_jobs_whose_rows_are_gone_get_their_times_and_price_from_the_manifest(filled: Path, tmp_path: Path) -> None:
+    damaged = shutil.copy(filled / LEDGER, tmp_path / LEDGER)
+    with closing(sqlite3.connect(damaged, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM job")
+    priced = [{**line, "cost_usd": 0.00094} if line["execution_ms"] else line for line in lines(filled)]
+    (tmp_path / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in priced), encoding="utf-8")
+    rebuilt_from(tmp_path, tmp_path / LEDGER, tmp_path / NEW)
+    jobs = [job for job in table(tmp_path / NEW, "job") if job["execution_ms"] is not None]
+    assert [(job["delay_ms"], job["execution_ms"], job["outcome"]) for job in jobs] == [(120, 4700, "completed")] * 13
+    assert [job["usd_per_second"] for job in jobs] == [pytest.approx(0.0002)] * 13
+
+
 def test_jobs_that_were_out_for_unreadable_images_are_counted(filled: Path, tmp_path: Path) -> None:
     damaged = shutil.copy(filled / LEDGER, tmp_path / LEDGER)
     with closing(sqlite3.connect(damaged, isolation_level=None)) as connection:

@@ -207,6 +207,18 @@ async def test_what_a_run_has_made_since_its_manifest_was_written_is_no_problem(
 
 
 @pytest.mark.anyio
+async def test_looking_does_not_make_the_log_of_a_run_grow(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        await at.stored(await at.item(), "gone", count=600)
+        with reading(tmp_path / LEDGER) as connection, closing(sqlite3.connect(tmp_path / LEDGER)) as other:
+            looking = Verification(tmp_path, connection).problems()
+            next(looking)
+            await at.item("another")
+            assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+            assert len(list(looking)) == 599
+
+
+@pytest.mark.anyio
 async def test_looking_changes_nothing(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         await made(at, "one")
