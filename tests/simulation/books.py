@@ -103,6 +103,7 @@ class Asked:
     body_bytes: int
     fault: str | None = None
     job: Job | None = None
+    execution: Execution | None = None  # which one of the job's a `/status` has told of
     outcome: str | None = None
     answered_at: float | None = None
     retry_after_seconds: float = 0.0

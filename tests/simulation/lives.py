@@ -41,13 +41,14 @@ class Life:
     """What is known of one incarnation from outside.
 
     `ending`: ended, stopped, cancelled (stopped twice), crashed, or the name of the error that ended it, with its text
-    in `said`. `last_event` is the ledger's newest when it was over; times are monotonic.
+    in `said`. `last_event` is the ledger's newest when it was over; times are monotonic, but for `began_true`.
     """
 
     number: int
     options: Options
     calm: bool
     began_at: float
+    began_true: float
     ending: str = "crashed"
     said: str = ""
     ended_at: float = 0.0
@@ -95,7 +96,8 @@ def simulate(
         look_at(world, lives.plan, lives.past)
     except (BrokenError, StuckError) as caught:
         error = f"{type(caught).__name__}: {caught}"
-    except Exception as bug:
+    except Exception as error_of_ours:
+        bug = _only(error_of_ours)
         error = f"bug: {bug!r}\n{''.join(traceback.format_exception(bug)[-4:])}"
     return Outcome(error, world.trace, world.pick.used, world.books.hits, world.ticks, lives.first_ticks)
 
@@ -128,7 +130,7 @@ class Lives:
 
     def _live(self, options: Options) -> None:
         world = self._world
-        life = Life(len(self.past), options, world.calm, world.now)
+        life = Life(len(self.past), options, world.calm, world.now, world.time)
         self.past.append(life)
         world.log("LIFE", life.number, *(wish.prompt[:40] for wish in options.given))
         loop = VirtualLoop(world)

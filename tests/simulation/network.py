@@ -85,6 +85,7 @@ class Network:
             raise
         asked.retry_after_seconds = float(reply.headers.get("retry-after", 0))
         asked.job = asked.job or reply.job
+        asked.execution = reply.execution
         asked.whole_result, asked.has_reply = reply.whole_result, True
         self._tell(asked, reply.outcome)
         return HttpReply(reply.status, reply.headers, reply.body)

@@ -78,8 +78,9 @@ class Plan:
         self._ttl = pick.of((86_400.0, 60.0), "ttl")
         self._timeout = pick.of((600.0, 60.0, 25.0, 600.0), "execution timeout")
         self._budget_usd = None
-        if pick.chance(20, "budget"):  # enough for two to four jobs that run into their limit
-            self._budget_usd = (2 + pick(3, "budget of")) * self._timeout * USD_PER_SECOND
+        if pick.chance(20, "budget"):  # enough for one to three jobs that run into their limit
+            self._timeout = 25.0  # so that many do
+            self._budget_usd = (1 + pick(3, "budget of")) * self._timeout * USD_PER_SECOND
 
     def options(self, *, calm: bool = False) -> Options:
         """Those of the next life; a calm one is given every row."""

@@ -20,6 +20,7 @@ from .choices import Choices
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PLAGUES = ("no model", "out of memory", "worker not ready", "nothing saved")
 _INFRASTRUCTURE = ("out of memory", "timed out", "worker not ready", "worker died")
 
 
@@ -33,6 +34,7 @@ class Reply:
     job: Job | None = None
     headers: dict[str, str] = field(default_factory=dict)
     whole_result: bool = False
+    execution: Execution | None = None
 
 
 @lru_cache(maxsize=256)
@@ -54,6 +56,7 @@ class Platform:
     def __init__(self, pick: Choices, books: Books, fault_percent: float) -> None:
         self._pick, self._books, self.fault_percent = pick, books, fault_percent
         self._curses: dict[str, tuple[str, ...]] = {}
+        self._plague = pick.of(_PLAGUES, "plague kind") if fault_percent and pick.chance(15, "plague") else None
 
     def answer(self, method: str, url: str, body: bytes | None, time: float) -> Reply:
         """What the platform says to a request that has reached it."""
@@ -82,6 +85,7 @@ class Platform:
         if word == "COMPLETED" and (output := _output(job, run.fate)) is not None:
             record["output"] = output
         reply = _json(200, record, "ended", job)
+        reply.execution = run if word != "CANCELLED" else None
         reply.whole_result = word == "COMPLETED" and run.fate == "done"
         return reply
 
@@ -122,10 +126,14 @@ class Platform:
         self._books.hit(f"fate: {fate}")
 
     def _fate(self, prompt: str) -> str:
-        """Drawn for each run; all runs of a cursed prompt are lost, or meet one infrastructure fault, or any of them."""
+        """Drawn for each run. All runs of a cursed prompt are lost, or meet one infrastructure fault, or any of them; in
+        a plague all runs of all prompts meet the same.
+        """
         pick = self._pick
         if not self.fault_percent:
             return "done"
+        if self._plague is not None:
+            return self._plague
         if prompt not in self._curses:
             self._curses[prompt] = self._curse(prompt)
         if curse := self._curses[prompt]:

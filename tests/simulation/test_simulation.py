@@ -1,25 +1,85 @@
-"""The shipped engine survives crashes, faults and lost writes at any step, in worlds that any process can repeat."""
+"""The shipped engine survives crashes, faults and lost writes at any step, in worlds that any process can repeat.
+
+Failures are printed with the command that shows them again. By hand, on all cores: `python -m tests.simulation --help`.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+import pytest
+
+from . import shrink
+from .choices import Choices
+from .coverage import missing
+from .lives import Outcome, simulate
+from .mutants import ROOT, MUTANTS, Mutant, PatchError, catch, catch_all
+
+SEEDS, SWEPT_PLANS, REPEATED_SEEDS = 2000, 20, 300
 
 
-def simulated(hash_seed: str) -> str:
-    """The last line of a run over 250 seeds, in a process of its own."""
-    command = [sys.executable, "-m", "tests.simulation", "--seeds", "250"]
+def simulated(*arguments: str, hash_seed: str = "0") -> str:
+    """What a run in a process of its own prints; it must find nothing wrong."""
+    command = [sys.executable, "-m", "tests.simulation", *arguments]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr[-2000:]
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    assert not ran.stderr, ran.stderr[-2000:]
     return ran.stdout.splitlines()[-1]
 
 
-def test_250_worlds_hold_every_truth_and_are_the_same_in_every_process() -> None:
-    first, second = simulated("0"), simulated("777")
-    assert first.startswith("250 seeds, 0 failed")
+def test_2000_worlds_hold_every_truth_and_meet_every_move_crash_point_and_fault() -> None:
+    assert simulated("--seeds", str(SEEDS)).startswith(f"{SEEDS} seeds, 0 failed")
+
+
+def test_a_crash_at_any_step_of_20_plans_breaks_nothing() -> None:
+    assert ", 0 failed" in simulated("--sweep", str(SWEPT_PLANS))
+
+
+def test_worlds_are_the_same_in_every_process() -> None:
+    first, second = (simulated("--seeds", str(REPEATED_SEEDS), hash_seed=seed) for seed in ("0", "777"))
     assert first.rpartition(" ")[2] == second.rpartition(" ")[2]
+
+
+def test_the_simulation_sees_every_way_in_which_the_engine_is_broken_on_purpose() -> None:
+    assert [caught.mutant.name for caught in catch_all() if caught.seed is None] == []
+    assert len(MUTANTS) >= 18
+
+
+def test_a_mutant_whose_text_is_gone_is_an_error() -> None:
+    with pytest.raises(PatchError, match="stands 0 times"):
+        catch(Mutant("outdated", "", "store.py", "no such text anywhere", ""))
+
+
+def test_what_was_never_met_is_named() -> None:
+    assert "move: wanted -> submitting" in missing({"crash: kill": 1})
+    assert "crash: kill" not in missing({"crash: kill": 1})
+
+
+def test_draws_depend_on_their_own_key_only() -> None:
+    some, more = Choices(1), Choices(1)
+    more(100, "another key")
+    assert [some(100, "key") for _ in range(5)] == [more(100, "key") for _ in range(5)]
+    assert Choices(1, {("key", 0): 7}, others_are_0=True)(100, "key") == 7
+    assert Choices(1, {}, others_are_0=True)(100, "key") == 0
+
+
+def test_a_failing_world_shrinks_to_the_accidents_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(seed: int, fixed: dict | None = None, *, others_are_0: bool = False) -> Outcome:
+        pick = Choices(seed, fixed, others_are_0=others_are_0)
+        draws = {number: pick(10, "draw", number) for number in range(40)}
+        error = f"BrokenError: {draws[3]} and {draws[30]}" if draws[3] and draws[30] else None
+        return Outcome(error, [], pick.used, {}, 0, 0)
+
+    monkeypatch.setattr(shrink, "simulate", fails)
+    seed = next(seed for seed in range(100) if fails(seed).error)
+    kept, outcome = shrink.shrink(seed, fails(seed))
+    assert {key[:2] for key in kept} == {("draw", 3), ("draw", 30)}
+    assert outcome.error is not None
+    assert shrink.read(shrink.written(kept)) == kept
+
+
+def test_a_seed_gives_the_same_outcome_twice() -> None:
+    assert simulate(3).digest == simulate(3).digest

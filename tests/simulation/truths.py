@@ -4,6 +4,7 @@
     requests    pace: limits, backoff, requests at once, jobs out
     folder      files, manifest
     runs        what each life reported of itself
+    limits      the owner's: budget, faults in a row
 
 What must hold at every instant is in `watch`.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import folder, purchases, requests, runs
+from . import folder, limits, purchases, requests, runs
 from .broken import BrokenError
 from .plans import Plan
 from .records import read
@@ -32,6 +33,7 @@ def look_at(world: World, plan: Plan, lives: Sequence[Life]) -> None:
     requests.look_at(world, records, lives)
     folder.look_at(world, records)
     runs.look_at(world, plan, records, lives)
+    limits.look_at(world, lives)
     for record in records.items:
         for move in record.moves[1:]:
             world.books.hit(f"move: {move.source} -> {move.target}")

@@ -217,9 +217,12 @@ class World:
         names = [path for (path,) in self.ledger.rows("SELECT path FROM image WHERE state = 'storing'") if path]
         free = [path for path in (*names, "images/the same name.png") if not self.disk.exists(ROOT / path)]
         if free:
-            self.foreign[str(ROOT / free[0])] = _FOREIGN
-            self.disk.put(ROOT / free[0], _FOREIGN)
-            self.books.hit("disk: somebody else's file")
+            self._take_name(ROOT / free[0])
+
+    def _take_name(self, path: Path) -> None:
+        self.foreign[str(path)] = _FOREIGN
+        self.disk.put(path, _FOREIGN)
+        self.books.hit("disk: somebody else's file")
 
     def _land(self, effect: _Effect) -> None:
         was_dead, self.dead = self.dead, False  # on the wire, or in the kernel
@@ -307,6 +310,8 @@ class World:
         if self.dead:
             raise PowerCut
         self.log(operation, path.name)
+        if operation == "create" and path.parent != ROOT and not self.calm and self.pick.chance(2, "name taken"):
+            self._take_name(path.with_name(path.name.removeprefix(".").removesuffix(".part")))
         if self.calm or operation not in _DISK_FAULTS or not self.pick.chance(self.fault_percent / 20, "disk fault"):
             return None
         self.books.hit(f"disk: {operation} fails")

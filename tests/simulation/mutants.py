@@ -1,0 +1,289 @@
+"""Proof that the simulation can see: the engine broken on purpose, each time in one way, and caught.
+
+`python -m tests.simulation.mutants [NAME …]` patches a copy of the package, runs seeds against it until one fails, and
+prints the seed and the truth that broke. A patch that no longer applies is an error: then it must be written anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_SEEDS = 500
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` stands once in `asyncgen/file` and becomes `new`; `why` says what that costs its owner."""
+
+    name: str
+    why: str
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Caught:
+    """How a mutant was caught; `seed` None: it was not."""
+
+    mutant: Mutant
+    seed: int | None
+    truth: str
+
+
+class PatchError(Exception):
+    """The text that a mutant replaces is not there, or is there more than once."""
+
+
+MUTANTS = (
+    Mutant(
+        "file not flushed", "a power cut leaves an empty picture under its final name", "store.py",
+        "        disk.fsync(temporary)\n", "",
+    ),
+    Mutant(
+        "folder not flushed", "a power cut takes the name of a picture that is recorded as stored", "store.py",
+        "    disk.fsync_directory(path.parent)  # the new name, and that the temporary one is gone\n", "",
+    ),
+    Mutant(
+        "folder not flushed on recovery", "the name of a picture found after a kill is lost at the next power cut",
+        "store.py",
+        "        if disk.exists(path.parent):  # neither its name nor the end of the temporary one may have been durable "
+        "yet\n            disk.fsync_directory(path.parent)\n", "",
+    ),
+    Mutant(
+        "done before the file", "a crash leaves a record without its file", "job.py",
+        "                in_place = await store.write(prepared, pictures)\n            finally:\n"
+        "                store.release(prepared)\n            if in_place:\n                await self._stored(pictures)\n",
+        "                await self._stored(pictures)\n                in_place = await store.write(prepared, pictures)\n"
+        "            finally:\n                store.release(prepared)\n            if in_place:\n                pass\n",
+    ),
+    Mutant(
+        "storing believed after a crash", "a record without its file", "job.py",
+        "if await self._bench.store.are_in_place(self.item.pictures):", "if True:",
+    ),
+    Mutant(
+        "no hash check after a crash", "somebody else's file is taken for the picture", "store.py",
+        " and hashlib.sha256(disk.read(path)).hexdigest() == sha256", "",
+    ),
+    Mutant(
+        "temporary files left", "hidden files gather beside the pictures", "store.py",
+        "    finally:\n        disk.unlink(temporary)\n", "    finally:\n        pass\n",
+    ),
+    Mutant(
+        "pictures replaced", "somebody else's file is overwritten", "store.py",
+        "        disk.link(temporary, path)\n", "        disk.replace(temporary, path)\n",
+    ),
+    Mutant(
+        "poll before the id is recorded", "a crash forgets a job that is being paid for", "endpoint.py",
+        "                outcome = await send()\n                await journal.learn(outcome)\n",
+        "                outcome = await send()\n                if isinstance(outcome, Accepted):\n"
+        "                    await self._poll(outcome.job_id, _Wait(0.0))\n                await journal.learn(outcome)\n",
+    ),
+    Mutant(
+        "intent not durable before the purchase", "a crash forgets that something may have been bought", "endpoint.py",
+        "                await journal.intend()\n                outcome = await send()\n",
+        "                async with anyio.create_task_group() as beside:\n"
+        "                    beside.start_soon(journal.intend)\n                    outcome = await send()\n",
+    ),
+    Mutant(
+        "purchase sent again on silence", "a job is bought twice", "endpoint.py",
+        '            return Unknown(f"no reply came ({error})")', '            return Refused(f"no reply came ({error})")',
+    ),
+    Mutant(
+        "502 taken for a refusal", "a job is bought twice", "replies.py",
+        "_BUSY_STATUSES: Final = frozenset({429, 503})", "_BUSY_STATUSES: Final = frozenset({429, 502, 503})",
+    ),
+    Mutant(
+        "unreadable reply taken for a refusal", "a job is bought twice", "replies.py",
+        '    return Accepted(job_id) if job_id else Unknown(f"HTTP {reply.status} without a job id that can be read")',
+        '    return Accepted(job_id) if job_id else Refused(f"HTTP {reply.status} without a job id that can be read")',
+    ),
+    Mutant(
+        "404 believed at once", "a job that is only just known is given up and bought again", "endpoint.py",
+        "return outcome if missing_for >= MISSING_GRACE_SECONDS else", "return outcome if True else",
+    ),
+    Mutant(
+        "404 never believed", "a run waits for ever for what is lost", "endpoint.py",
+        "return outcome if missing_for >= MISSING_GRACE_SECONDS else", "return outcome if False else",
+    ),
+    Mutant(
+        "paid run forgotten on Ctrl-C", "what was accepted is never written down", "endpoint.py",
+        "            with anyio.CancelScope(shield=True):\n                await journal.intend()\n",
+        "            with anyio.CancelScope(shield=False):\n                await journal.intend()\n",
+    ),
+    Mutant(
+        "submissions in the air forgotten at start", "a job is bought twice", "ledger.py",
+        '    columns = {"state": State.UNKNOWN, "state_at": at,', '    columns = {"state": State.WANTED, "state_at": at,',
+    ),
+    Mutant(
+        "failed poll buys", "a job is bought again because a poll was not answered", "endpoint.py",
+        "        try:\n            reply = await self._send(request)\n        except TransportError as error:\n"
+        "            return Transient(str(error))\n        outcome = decipher(reply)\n",
+        "        try:\n            reply = await self._send(request)\n        except TransportError:\n"
+        '            return Failed(Failure(FailureClass.INFRASTRUCTURE, FailureCode.LOST, ""))\n'
+        "        outcome = decipher(reply)\n",
+    ),
+    Mutant(
+        "no limit on attempts", "the platform's faults cost without end", "job.py",
+        "        elif self.item.attempts >= self._bench.policy.max_attempts:", "        elif False:",
+    ),
+    Mutant(
+        "attempts not counted", "the platform's faults cost without end", "ledger.py",
+        "            attempts=attempt,\n", "            attempts=0,\n",
+    ),
+    Mutant(
+        "second equal failure bought again", "an image that can only fail is paid for again", "job.py",
+        "        if await self._ledger.has_job_ended_with(self.item, failure.code):", "        if False:",
+    ),
+    Mutant(
+        "item failure bought again", "an image that can only fail is paid for again", "job.py",
+        "            case Failed(failure) if failure.kind is FailureClass.INFRASTRUCTURE:", "            case Failed(failure):",
+    ),
+    Mutant(
+        "account fault marks the image failed", "a whole batch fails because credit ran out", "job.py",
+        "            case Rejected(failure) if failure.kind is FailureClass.ITEM:\n"
+        "                await self._ledger.record_rejected",
+        "            case Rejected(failure):\n                await self._ledger.record_rejected",
+    ),
+    Mutant(
+        "unknown sent again unasked", "a job is bought twice", "job.py",
+        "        return policy.resubmit_unknown and", "        return",
+    ),
+    Mutant(
+        "jobs polled at today's endpoint", "paid jobs are declared lost when the endpoint changes", "job.py",
+        "        endpoint = self._bench.endpoint_at(self.item.endpoint)\n        if self._stop",
+        "        endpoint = self._bench.endpoint_at(self._bench.allowance.endpoint)\n        if self._stop",
+    ),
+    Mutant(
+        "what is out is not taken up again", "paid results expire", "engine.py",
+        "                    await self._reattach(tasks, run_id, deliver)\n", "",
+    ),
+    Mutant(
+        "rate limit not kept", "the platform answers 429", "endpoint.py",
+        "            while pause := self._bucket.reserve(self._ports.clock.now()):",
+        "            while pause := self._bucket.paused_for(self._ports.clock.now()):",
+    ),
+    Mutant(
+        "Retry-After of a 429 ignored", "the platform answers 429", "endpoint.py",
+        "            gate.slow_down(retry_after_seconds)", "            gate.slow_down(None)",
+    ),
+    Mutant(
+        "no backoff", "a platform in trouble is hammered", "endpoint.py",
+        "        return max(backoff_seconds(faults_in_a_row, jitter),", "        return max(0.01,",
+    ),
+    Mutant(
+        "concurrency not limited", "more jobs are out than the owner allowed", "engine.py",
+        "        self._limiter = anyio.Semaphore(choices.concurrency)",
+        "        self._limiter = anyio.Semaphore(choices.concurrency + 1)",
+    ),
+    Mutant(
+        "place not given back", "the run waits for ever", "engine.py",
+        "        if flight.holds_place:\n            self._limiter.release()\n", "",
+    ),
+    Mutant(
+        "stop not heard", "the run goes on buying after Ctrl-C", "stopping.py",
+        "        for scope in list(self._waiting.values()):\n            scope.cancel()\n",
+        "        self._waiting.clear()\n        self.requested = False\n",
+    ),
+    Mutant(
+        "commit acknowledged before it is made", "a crash forgets what was said to be durable", "ledger.py",
+        "                    entries, self._queue = self._queue, []\n",
+        "                    entries, self._queue = self._queue, []\n"
+        "                    for entry in entries:\n                        entry.durable.set()\n",
+    ),
+    Mutant(
+        "commits that are not flushed", "a power cut takes commits that were acknowledged", "ledger.py",
+        '    "PRAGMA synchronous = FULL",', '    "PRAGMA synchronous = NORMAL",',
+    ),
+    Mutant(
+        "manifest never written anew", "the manifest lists what is not there, or not what is", "manifest.py",
+        "        if written_bytes != (await", "        if False and written_bytes != (await",
+    ),
+    Mutant(
+        "manifest not flushed", "a power cut leaves a damaged manifest", "manifest.py",
+        "                await threads.run(disk.fsync, self.path)\n", "                pass\n",
+    ),
+    Mutant(
+        "another seed is sent", "a picture that its record does not describe", "job.py",
+        "self._bench.planner.job_input(request, self.want.spec, self.item.seed, pictures)",
+        "self._bench.planner.job_input(request, self.want.spec, self.item.seed ^ 1, pictures)",
+    ),
+    Mutant(
+        "body of any size sent", "the platform refuses what could have been refused for nothing", "protocol.py",
+        "MAX_RUN_BODY_BYTES: Final = 10 * 1024 * 1024", "MAX_RUN_BODY_BYTES: Final = 100 * 1024 * 1024",
+    ),
+    Mutant(
+        "budget not kept", "more is spent than the owner allowed", "money.py",
+        "        if self.cap_usd is not None and self.committed_usd + self.reserved_usd + usd >",
+        "        if self.cap_usd is not None and self.committed_usd + usd >",
+    ),
+    Mutant(
+        "stopped lane goes on", "the same fault is paid for over and over", "lanes.py",
+        "        if len(in_a_row) >= self._faults_in_a_row and", "        if False and",
+    ),
+)  # fmt: skip
+
+
+def catch(mutant: Mutant) -> Caught:
+    """Run seeds against the mutant. Raises `PatchError`."""
+    with tempfile.TemporaryDirectory(prefix="asyncgen-mutant-") as folder:
+        _copy(Path(folder), mutant)
+        command = [sys.executable, "-m", "tests.simulation", "--seeds", str(MAX_SEEDS)]
+        command += ["--stop", "--no-shrink", "--processes", "1"]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if ran.returncode == 0:
+        return Caught(mutant, None, "")
+    told = next((line for line in ran.stdout.splitlines() if line.startswith("seed ")), None)
+    if told is None:
+        raise PatchError(f"{mutant.name}: the simulation does not run: {ran.stderr[-2000:]}")
+    seed, _, truth = told.removeprefix("seed ").partition(": ")
+    return Caught(mutant, int(seed), truth)
+
+
+def catch_all(mutants: tuple[Mutant, ...] = MUTANTS) -> Iterator[Caught]:
+    """Every one of them, a core each, in order."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(catch, mutants)
+
+
+def _copy(folder: Path, mutant: Mutant) -> None:
+    """The package with its data and the simulation, as links but for the file that is patched."""
+    source = (ROOT / "asyncgen" / mutant.file).read_text(encoding="utf-8")
+    if source.count(mutant.old) != 1:
+        raise PatchError(f"{mutant.name}: its text stands {source.count(mutant.old)} times in {mutant.file}")
+    (folder / "asyncgen").mkdir()
+    (folder / "tests").mkdir()
+    for path in (*(ROOT / "asyncgen").iterdir(), ROOT / "resources", ROOT / "workflows", ROOT / "tests/simulation"):
+        if path.name != "__pycache__":
+            (folder / path.relative_to(ROOT)).symlink_to(path)
+    patched = folder / "asyncgen" / mutant.file
+    patched.unlink()
+    patched.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", help="which mutants; all of them where none is named")
+    names = parser.parse_args().names
+    chosen = tuple(mutant for mutant in MUTANTS if not names or mutant.name in names)
+    alive = 0
+    for caught in catch_all(chosen):
+        alive += caught.seed is None
+        found = "NOT CAUGHT" if caught.seed is None else f"seed {caught.seed}"
+        print(f"{caught.mutant.name:42} {found:12} {caught.truth[:150]}", flush=True)
+    print(f"{len(chosen)} mutants, {alive} not caught within {MAX_SEEDS} seeds")
+    raise SystemExit(alive > 0)
+
+
+if __name__ == "__main__":
+    main()
