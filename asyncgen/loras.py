@@ -103,7 +103,7 @@ def _name_and_strength(text: str, usual_strength: float) -> tuple[str, float]:
         return text, usual_strength
     if not tail.strip() or not name.strip():
         raise InputError(f"a character LoRA is NAME or NAME:STRENGTH, not {text!r}", field="character_loras")
-    strength = float(tail)
+    strength = float(tail.strip())  # float() takes fewer characters for blanks than strip()
     if not math.isfinite(strength) or abs(strength) > MAX_STRENGTH:
         raise InputError(f"a strength lies between -10 and 10, not as in {text!r}", field="character_loras")
     return name, strength

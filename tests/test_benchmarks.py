@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def test_what_wavers_is_flat_and_what_grows_is_named_with_its_slope() -> None:
         "tasks",
     ]
     assert soak.growth(soaked(memory_an_hour=-100)) == []
+
+
+def test_having_now_more_and_now_less_to_do_is_no_growth() -> None:
+    samples = soaked()
+    idle_at_first = [
+        replace(sample, values=(*sample.values[:3], 120.0 if sample.seconds < 1200 and sample.seconds % 60 else 262.0))
+        for sample in samples
+    ]
+    assert soak.growth(idle_at_first) == []
 
 
 def test_the_first_quarter_of_a_soak_and_at_most_five_minutes_are_not_judged() -> None:

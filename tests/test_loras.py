@@ -54,7 +54,14 @@ def test_a_character_of_its_own_strength_is_scaled_like_the_others() -> None:
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("a:b", "a:b"), ("a:b:0.5", "a:b"), ("a:v2", "a:v2"), ("a:2024_01", "a:2024_01"), ("bob.safetensors:1", "bob")],
+    [
+        ("a:b", "a:b"),
+        ("a:b:0.5", "a:b"),
+        ("a:v2", "a:v2"),
+        ("a:2024_01", "a:2024_01"),
+        ("bob.safetensors:1", "bob"),
+        ("bob:\x1d.5\u3000", "bob"),
+    ],
 )
 def test_only_a_number_after_the_last_colon_is_a_strength(text: str, name: str) -> None:
     assert stack_loras(character_loras=[text])[0].name == f"{name}.safetensors"
