@@ -12,7 +12,7 @@ from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.ledger import migrate
+from asyncgen.schema import migrate
 
 if TYPE_CHECKING:
     from .world import World

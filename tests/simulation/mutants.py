@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the patched texts are those of the package, whole lines of it
 """Proof that the simulation can see: the engine broken on purpose, each time in one way, and caught.
 
 `python -m tests.simulation.mutants [NAME …]` patches a copy of the package, runs seeds against it until one fails, and
@@ -121,7 +122,7 @@ MUTANTS = (
         "            with anyio.CancelScope(shield=False):\n                await journal.intend()\n",
     ),
     Mutant(
-        "submissions in the air forgotten at start", "a job is bought twice", "ledger.py",
+        "submissions in the air forgotten at start", "a job is bought twice", "rows.py",
         '    columns = {"state": State.UNKNOWN, "state_at": at,', '    columns = {"state": State.WANTED, "state_at": at,',
     ),
     Mutant(
@@ -201,7 +202,7 @@ MUTANTS = (
         "                    for entry in entries:\n                        entry.durable.set()\n",
     ),
     Mutant(
-        "commits that are not flushed", "a power cut takes commits that were acknowledged", "ledger.py",
+        "commits that are not flushed", "a power cut takes commits that were acknowledged", "schema.py",
         '    "PRAGMA synchronous = FULL",', '    "PRAGMA synchronous = NORMAL",',
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""Money: every purchase has its reason in the books, every image ends as the books say it must, no paid job is forgotten.
+"""Money: every purchase has its reason in the books, images end as the books say they must, no paid job is forgotten.
 
 An item's events are walked from the first to the last. For each move the books must show what allows it; for each job,
 the fate that the move stands for.
@@ -6,6 +6,7 @@ the fate that the move stands for.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,10 @@ def _ids(record: Record, outcome: str | None = None) -> list[str]:
 
 
 class _Walk:
-    """Along the events of one item. `codes` are the faults of its jobs, and `bought` the purchases that were or may have
-    been made, since its owner last wanted it made.
+    """Along the events of one item.
+
+    `codes` are the faults of its jobs, and `bought` the purchases that were or may have been made, since its owner last
+    wanted it made.
     """
 
     def __init__(self, world: World, record: Record, lives: Sequence[Life]) -> None:
@@ -70,7 +73,7 @@ class _Walk:
         moves = self._record.moves
         hold(moves[0].target == "wanted", f"it begins as {moves[0].target}: {self._record}")
         hold(moves[-1].target == self._record.state, f"its last event is not its state: {self._record}")
-        for before, move in zip(moves, moves[1:], strict=False):
+        for before, move in itertools.pairwise(moves):
             self._look_at(before, move)
         self._look_at_submissions()
         hold(next(self._jobs, None) is None, f"more jobs than it was accepted: {self._record}")

@@ -110,7 +110,7 @@ def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
 
 
 def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: int) -> None:
-    """From its `/run` to the last word on it, a job takes one of the places; jobs found out at the start may be more."""
+    """From its `/run` to the last word on it a job takes one of the places; jobs found out at the start may be more."""
     spans: dict[object, tuple[float, float]] = {}
     names: dict[str, object] = {}
     for each in asked:

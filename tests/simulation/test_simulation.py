@@ -15,7 +15,7 @@ from . import shrink
 from .choices import Choices
 from .coverage import missing
 from .lives import Outcome, simulate
-from .mutants import ROOT, MUTANTS, Mutant, PatchError, catch, catch_all
+from .mutants import MUTANTS, ROOT, Mutant, PatchError, catch, catch_all
 
 SEEDS, SWEPT_PLANS, REPEATED_SEEDS = 2000, 20, 300
 
