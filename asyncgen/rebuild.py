@@ -40,7 +40,8 @@ _MISSING_JOBS: Final = """
 """
 _BEHIND: Final = """
     SELECT id, state, state_at FROM item
-    WHERE state IS NOT (SELECT state FROM event WHERE item_id = item.id ORDER BY id DESC LIMIT 1) ORDER BY id
+    WHERE id > ? AND state IS NOT (SELECT state FROM event WHERE item_id = item.id ORDER BY id DESC LIMIT 1)
+    ORDER BY id LIMIT 500
 """
 
 
@@ -280,8 +281,11 @@ class _Builder:
     def finish(self) -> None:
         """Every item gets the job that its state speaks of, and a history that leads to its state."""
         self._connection.execute(_MISSING_JOBS, (_EXECUTION_TIMEOUT_MS,))
-        for row in self._connection.execute(_BEHIND).fetchall():
-            self._reach(row["id"], State(row["state"]), row["state_at"], _NOT_KNOWN)
+        after = 0
+        while rows := self._connection.execute(_BEHIND, (after,)).fetchall():
+            after = rows[-1]["id"]
+            for row in rows:
+                self._reach(row["id"], State(row["state"]), row["state_at"], _NOT_KNOWN)
 
     def _reach(self, item_id: int, target: State, at: float, detail: str | None) -> None:
         """Append the events that lead from an item's last one to a state; the last of them has the detail."""
