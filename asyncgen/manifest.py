@@ -46,11 +46,13 @@ class Manifest:
 
     def __init__(self, ports: Ports, ledger: Ledger, root: Path) -> None:
         self._ports, self._ledger, self.path = ports, ledger, root / FILE_NAME
+        self._temporary = temporary_path(self.path)
 
     async def bring_up_to_date(self) -> None:
         """Write what the ledger has and the file has not. Calls must not overlap."""
         written_event, written_bytes, last_event, superseded = await self._ledger.transact(_position)
         disk, threads = self._ports.disk, self._ports.file_threads
+        await threads.run(disk.unlink, self._temporary)  # a process may have died while it wrote the file anew
         if written_bytes != (await threads.run(disk.size_bytes, self.path) or 0) or superseded:
             size_bytes = await self._write_anew(last_event)
         elif last_event > written_event:
@@ -72,11 +74,9 @@ class Manifest:
 
     async def _write_anew(self, last_event: int) -> int:
         disk, threads = self._ports.disk, self._ports.file_threads
-        temporary = temporary_path(self.path)
-        await threads.run(disk.unlink, temporary)
-        await threads.run(disk.write_new, temporary, ())
-        size_bytes = await self._append(temporary, 0, 0, last_event)
-        await threads.run(_put_in_place, disk, temporary, self.path)
+        await threads.run(disk.write_new, self._temporary, ())
+        size_bytes = await self._append(self._temporary, 0, 0, last_event)
+        await threads.run(_put_in_place, disk, self._temporary, self.path)
         return size_bytes
 
     async def _append(self, path: Path, size_bytes: int, after_event: int, last_event: int) -> int:

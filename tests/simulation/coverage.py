@@ -8,7 +8,7 @@ from asyncgen.lifecycle import MOVES
 
 from .books import FATES
 from .network import REQUEST_FAULTS, STORMS
-from .world import CRASH_POINTS
+from .points import CRASH_POINTS
 
 #: With fewer seeds than this a rare accident may be missing.
 ENOUGH_SEEDS = 2000

@@ -58,6 +58,10 @@ class LedgerFile:
                 world.watch.committed()
                 world.tick("after a commit")
 
+            def close(self) -> None:
+                file._open = None
+                super().close()
+
         connection = sqlite3.connect(":memory:", isolation_level=None, factory=Connection)
         if self.image is not None:
             connection.deserialize(self.image)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .world import World
 
 _ROUNDING_USD = 0.01
+_FREE_RATE = 100
 _SETTLING_SECONDS = 60.0  # a picture that came may be noted as made only after a fault that came later
 
 
@@ -45,8 +46,8 @@ def _seconds(job: Job, run: Execution) -> float:
 def _look_at_lanes(world: World, life: Life) -> None:
     """All rows share one workflow: after two equal faults in a row nothing more is bought in that life."""
     asked = [each for each in world.books.asked if each.life == life.number]
-    if any(each.outcome == "gone" for each in asked):
-        return  # a loss is a fault too, and the books do not know when it was believed
+    if any(each.outcome == "gone" for each in asked) or life.options.pace.run_rate < _FREE_RATE:
+        return  # the books know neither when a loss was believed, nor what had its leave and waited for its token
     ends = _ends(asked)
     for (_, code), (time, again) in pairwise(ends):
         is_settled = all(other is not None or not 0 <= time - at <= _SETTLING_SECONDS for at, other in ends)

@@ -33,7 +33,7 @@ from .network import draw_storm
 from .plans import USD_PER_SECOND, Options, Plan, indexed, planner
 from .truths import BrokenError, look_at
 from .watch import API_KEY, BASE_URL, ROOT
-from .world import CRASH_POINTS, World
+from .world import World
 
 
 @dataclass
@@ -202,11 +202,10 @@ class _Incarnation:
             world.crash_with(power_cut)
             world.arrange_at(world.cut, tick=tick)
             return
-        match world.pick(4, "crashes"):
-            case 1 | 2:
-                world.arrange(world.cut, "crash")
-            case 3:
-                world.cut_at(world.pick.of(CRASH_POINTS, "crash point"), 1 + world.pick(3, "crash point met"))
+        if point := self._life.options.crash_point:
+            world.cut_at(point, 1 + world.pick(3, "crash point met"))
+        elif world.pick.chance(60, "crashes"):
+            world.arrange(world.cut, "crash")
 
     def _arrange_the_rest(self, engine: Engine, scope: anyio.CancelScope) -> None:
         world, loop = self._world, self._loop
@@ -222,7 +221,7 @@ class _Incarnation:
             world.log("CANCEL")
             scope.cancel()
 
-        if world.pick.chance(40, "stops"):
+        if world.pick.chance(40, "stops") or "cancel" in (self._life.options.crash_point or ""):
             world.arrange(lambda: loop.call_soon(stop), "stop")
             if world.pick.chance(40, "stops twice"):
                 world.arrange(lambda: loop.call_soon(cancel), "second stop")

@@ -15,6 +15,7 @@ from asyncgen.registry import StylesRegistry
 
 from .choices import Choices
 from .platform import MAX_BODY_BYTES
+from .points import CRASH_POINTS
 
 KINDS = (
     "plain", "plain", "plain", "fixed seed", "named", "two pictures", "two images", "in memory", "twice", "with an id",
@@ -57,10 +58,16 @@ class Options:
     ttl_seconds: float = 86_400.0
     lane_faults: int = MANY
     budget_usd: float | None = None
+    crash_point: str | None = None
     resubmit: bool = False
     cancel_on_stop: bool = False
     retry_failed: bool = False
     rebuy_changed: bool = False
+
+
+#: Where a life is cut off on purpose; what is seldom reached is tried more often.
+_CRASH_POINTS = (*CRASH_POINTS, *[point for point in CRASH_POINTS if "cancel" in point or "retry" in point] * 3,
+                 *("disk append", "disk replace") * 2)  # fmt: skip
 
 
 class Plan:
@@ -85,6 +92,7 @@ class Plan:
     def options(self, *, calm: bool = False) -> Options:
         """Those of the next life; a calm one is given every row."""
         pick = self._pick
+        point = pick.of(_CRASH_POINTS, "crash point") if pick.chance(30, "crash at a point") else None
         given = self.wishes
         if not calm and pick.chance(25, "fewer rows"):
             given = given[: pick(len(given), "rows")]
@@ -105,8 +113,9 @@ class Plan:
             ttl_seconds=self._ttl,
             lane_faults=MANY if calm else pick.of((MANY, 2), "lane faults"),
             budget_usd=None if calm else self._budget_usd,
+            crash_point=None if calm else point,
             resubmit=pick(3, "resubmit") == 2,
-            cancel_on_stop=pick(2, "cancel on stop") == 1,
+            cancel_on_stop=pick(2, "cancel on stop") == 1 or "cancel" in (point or ""),
             retry_failed=pick(4, "retry failed") == 3,
             rebuy_changed=pick(4, "rebuy changed") == 3,
         )

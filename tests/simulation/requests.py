@@ -25,6 +25,7 @@ _ROUNDING = 1e-6
 _FAULTS = ("fault", "hidden", "gone", "stale", "refused")
 _GATES = {"retry": "run"}  # what buys shares one limit
 _TRIES_OF_A_DAMAGED_RESULT = 3
+_TRIES_OF_A_LIKENESS = 8  # the same failure after a retry is taken for the old answer for half a minute
 
 
 def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
@@ -139,6 +140,6 @@ def _look_at_fetches(world: World, asked: Sequence[Asked]) -> None:
 
 
 def _fetches_allowed(world: World, job: Job) -> int:
-    if job.executions[-1].fate == "damaged":
-        return len(job.executions) - 1 + _TRIES_OF_A_DAMAGED_RESULT
-    return len(job.executions) + job.damaged_replies + len(world.foreign)
+    tries = _TRIES_OF_A_DAMAGED_RESULT if job.executions[-1].fate == "damaged" else 1 + job.damaged_replies
+    retries = len(job.executions) - 1
+    return tries + retries + (_TRIES_OF_A_LIKENESS if retries else 0) + len(world.foreign)

@@ -25,6 +25,7 @@ from .ledger_file import LedgerFile
 from .loop import VirtualLoop
 from .network import Network, Storm
 from .platform import Platform
+from .points import DONE, ON_ITS_WAY
 from .watch import ROOT, Watch
 
 T = TypeVar("T")
@@ -40,16 +41,6 @@ _DISK_FAULTS = {
     "fsync": EIO,
     "fsync_directory": EIO,
 }
-
-
-_ON_ITS_WAY, _DONE = "on its way", "done, not known"
-_EFFECTS = ("run request", "status request", "cancel request", "retry request", "ledger", "files")
-CRASH_POINTS = (
-    "before a commit", "after a commit",
-    *(f"disk {operation}" for operation in (
-        "make_directory", "create", "write", "fsync", "link", "unlink", "fsync_directory", "append", "replace")),
-    *(f"{effect} {stage}" for effect in _EFFECTS for stage in (_ON_ITS_WAY, _DONE)),
-)  # fmt: skip
 
 
 class PowerCut(BaseException):
@@ -233,7 +224,7 @@ class World:
         self.dead = was_dead
 
     def _points_on_the_way(self) -> list[str]:
-        points = (f"{each.name} {_DONE if each.is_applied else _ON_ITS_WAY}" for each in self._effects)
+        points = (f"{each.name} {DONE if each.is_applied else ON_ITS_WAY}" for each in self._effects)
         return list(dict.fromkeys(points))
 
     # -- ports ---------------------------------------------------------------------------------------------------
@@ -258,7 +249,7 @@ class World:
         future = loop.create_future()
         effect = _Effect(apply, name)
         self._effects.append(effect)
-        self._reach(f"{name} {_ON_ITS_WAY}")
+        self._reach(f"{name} {ON_ITS_WAY}")
 
         def arrive() -> None:
             self.tick()
@@ -273,7 +264,7 @@ class World:
                 error = caught
             effect.is_applied = True
             self._point = None
-            self._reach(f"{name} {_DONE}")
+            self._reach(f"{name} {DONE}")
             loop.call_later(self._delay(name, "back") * slow, answer, result, error)
 
         def answer(result: Any, error: Exception | None) -> None:
@@ -312,7 +303,7 @@ class World:
         self.log(operation, path.name)
         if operation == "create" and path.parent != ROOT and not self.calm and self.pick.chance(2, "name taken"):
             self._take_name(path.with_name(path.name.removeprefix(".").removesuffix(".part")))
-        if self.calm or operation not in _DISK_FAULTS or not self.pick.chance(self.fault_percent / 20, "disk fault"):
+        if self.calm or operation not in _DISK_FAULTS or not self.pick.chance(self.fault_percent / 12, "disk fault"):
             return None
         self.books.hit(f"disk: {operation} fails")
         return _DISK_FAULTS[operation]
