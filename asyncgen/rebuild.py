@@ -35,7 +35,7 @@ _MISSING_JOBS: Final = """
            CASE WHEN state IN ('submitting', 'accepted') THEN NULL WHEN state = 'unknown' THEN 'unknown'
                 ELSE coalesce(failure_code, 'completed') END,
            coalesce(execution_timeout_ms, ?)
-    FROM item WHERE endpoint IS NOT NULL AND state <> 'wanted'
+    FROM item WHERE (job_id IS NOT NULL AND state <> 'wanted' OR state IN ('submitting', 'unknown'))
                     AND NOT EXISTS (SELECT 1 FROM job WHERE job.item_id = item.id)
 """
 _BEHIND: Final = """

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asyncgen.assets import data_path
 from asyncgen.errors import Failure, FailureClass, FailureCode
 from asyncgen.images import Picture
 from asyncgen.ledger import Ledger
@@ -155,36 +154,10 @@ def files_of(root: Path) -> set[str]:
 
 
 def write_version_1(root: Path) -> None:
-    """A ledger as version 1 left it: an image that is there and in the manifest, one whose job is out, one held."""
+    """A ledger that version 1 wrote; see the dump's own words."""
+    script = (Path(__file__).parent / "ledgers" / "version_1.sql").read_text(encoding="utf-8")
     with closing(sqlite3.connect(root / LEDGER)) as connection:
-        connection.executescript(data_path("resources", "sql", "0001_ledger.sql").read_text(encoding="utf-8"))
-        connection.execute("INSERT INTO batch VALUES (1, 'set', 'runpod', 1.0)")
-        for number, state in enumerate((State.STORED, State.ACCEPTED, State.UNKNOWN), 1):
-            _write_version_1_item(connection, number, state)
-        connection.execute("INSERT INTO image VALUES (1, 1, 0, 'a.png', ?, 1, 'png', 8, 8, 'stored')", ("0" * 64,))
-        connection.executescript("UPDATE manifest SET event_id = 5, size_bytes = 2; PRAGMA user_version = 1")
-        connection.commit()
-    (root / "manifest.jsonl").write_text("{}", encoding="utf-8")
-
-
-def _write_version_1_item(connection: sqlite3.Connection, number: int, state: State) -> None:
-    wanted, job_id = want(f"fox {number}"), None if state is State.UNKNOWN else f"job-{number}"
-    made_with = (wanted.request.said_json(), wanted.spec.to_json(), wanted.fingerprint, None, "7")
-    failure = ("transport", "unreachable", "reset") if state is State.UNKNOWN else (None, None, None)
-    connection.execute(
-        f"INSERT INTO item VALUES ({', '.join('?' * 20)})",
-        (number, f"img_0000000{number}", 1, wanted.content_key, 0, 0, *made_with, state, 9.0, 1, ADDRESS, job_id, 3.0,
-         *failure),
-    )  # fmt: skip
-    if job_id is not None:
-        connection.execute(
-            "INSERT INTO job (item_id, attempt, endpoint, job_id, accepted_at) VALUES (?, 1, ?, ?, 3.0)",
-            (number, ADDRESS, job_id),
-        )
-    connection.executemany(
-        "INSERT INTO event (item_id, at, state) VALUES (?, ?, ?)",
-        [(number, float(at), step) for at, step in enumerate([State.WANTED, *path_to(state)])],
-    )
+        connection.executescript(script)
 
 
 def path_to(state: State) -> list[State]:

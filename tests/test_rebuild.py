@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import LEDGER, PLANNER, Desk, desk, path_to, record, want, write_version_1
+from parts import FAILURE, LEDGER, PLANNER, TERMS, Desk, desk, path_to, record, want, write_version_1
 
 from asyncgen.lifecycle import ALLOWED, State
 from asyncgen.manifest import Manifest
@@ -22,6 +22,7 @@ from asyncgen.manifest_lines import read_line
 from asyncgen.protocol import Timing
 from asyncgen.rebuild import Rebuilt, rebuild
 from asyncgen.request import parse_request
+from asyncgen.schema import migrate
 
 NEW = "new.sqlite3"
 _PAGE_BYTES = 4096
@@ -35,6 +36,11 @@ async def fill(at: Desk, count: int = 12) -> None:
             await at.move(item, target)
     for number in range(count):
         await at.stored(await at.item(f"a fox, study {number}", seed=number or None), f"p{number}", count=2)
+    refused, rejected = await at.item("refused"), await at.item("rejected")
+    await at.ledger.record_intent(refused, TERMS)
+    await at.ledger.record_refused(refused, "429")
+    await at.ledger.record_intent(rejected, TERMS)
+    await at.ledger.record_rejected(rejected, FAILURE)
     again = await at.stored(await at.item("a fox, twice"), "old")
     await at.ledger.record_wanted_again(again, want("a fox, twice"), "as told")
     await at.stored(again, "new")
@@ -211,7 +217,7 @@ def test_a_row_that_a_run_could_not_use_is_as_good_as_gone(filled: Path, tmp_pat
             connection.execute(f"UPDATE item SET {column} = '#' || {column} WHERE state = '{state}'")
     rebuilt = rebuilt_from(filled, tmp_path / LEDGER, tmp_path / NEW)
     assert pictures(tmp_path / NEW) == pictures(filled / LEDGER)
-    assert (rebuilt.unreadable["item"], rebuilt.from_manifest) == (16, 14)
+    assert (rebuilt.unreadable["item"], rebuilt.from_manifest) == (17, 14)
     assert not {"accepted", "failed"} & {item["state"] for item in table(tmp_path / NEW, "item")}
 
 
@@ -238,11 +244,19 @@ def test_jobs_that_were_out_for_unreadable_images_are_counted(filled: Path, tmp_
 
 def test_a_ledger_of_version_1_comes_back_in_todays(tmp_path: Path) -> None:
     write_version_1(tmp_path)
-    (tmp_path / "manifest.jsonl").unlink()
     assert rebuilt_from(tmp_path, tmp_path / LEDGER, tmp_path / NEW).is_whole
-    items = [(item["state"], item["job_id"]) for item in table(tmp_path / NEW, "item")]
-    assert items == [("stored", "job-1"), ("accepted", "job-2"), ("unknown", None)]
-    assert [(job["job_id"], job["outcome"]) for job in table(tmp_path / NEW, "job")][2:] == [(None, "unknown")]
+    with closing(sqlite3.connect(tmp_path / LEDGER, isolation_level=None)) as connection:
+        migrate(connection)
+    for name in ("batch", "run", "image"):
+        assert table(tmp_path / NEW, name) == table(tmp_path / LEDGER, name), name
+    for name, keys in {
+        "item": ("id", "state", "job_id", "said"),
+        "event": ("item_id", "source", "state", "at"),
+    }.items():
+        old, new = ([[row[key] for key in keys] for row in table(tmp_path / path, name)] for path in (LEDGER, NEW))
+        assert new == old, name
+    bought = [[(job["item_id"], job["job_id"]) for job in table(tmp_path / path, "job")] for path in (LEDGER, NEW)]
+    assert bought[0] == bought[1]
 
 
 # -- lines of the manifest ------------------------------------------------------------------------------------------
