@@ -192,7 +192,7 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
         wanted += f", {s.reattached} re-attached"
     pace = f"{s.pictures} images in {duration(moment.elapsed_seconds)} ({moment.images_per_second:.1f}/s)"
     gpu_time = duration(s.spending.total.execution_ms / 1000)
-    lines = [wanted, f"{pace}, {s.failed} failed, GPU time {gpu_time}", *_cost_lines(s, batch)]
+    lines = [wanted, f"{pace}, {s.failed} failed, GPU time {gpu_time}", *_cost_lines(s)]
     if s.changed:
         lines.append(
             f"{s.changed} kept images were made with other values than today's; --rebuy-changed makes them again"
@@ -210,21 +210,18 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
     return [*lines, f"images and manifest.jsonl: {root}/"]
 
 
-def _cost_lines(s: Statistics, batch: Batch) -> list[str]:
-    """What the run has cost, how sure that is, and what of it gave no picture; no line where nothing was bought.
-
-    Nor for the sandbox, unless somebody names a price to see what it would have cost.
-    """
+def _cost_lines(s: Statistics) -> list[str]:
+    """What the run has cost, how sure that is, and what of it gave no picture; no line where nothing was bought."""
     spending, lines = s.spending, []
     if spending.total.jobs == 0:
         return []
     total, overhead = spending.total.cost(s.price), spending.overhead(s.price)
-    if s.price is not None:
+    if s.price is None:
+        lines.append("cost: unpriced (--usd-per-second or --gpu names a price)")
+    else:
         of_price = f"GPU time at ${s.price.usd_per_second:g} a second ({s.price.source})"
         lines.append(f"cost: {total} {total.label}, {of_price}")
         lines.append(f"beside it {overhead} estimated for cold starts and idle workers")
-    elif batch.realm != SANDBOX:
-        lines.append("cost: unpriced (--usd-per-second or --gpu names a price)")
     if failed := spending.tallies[Use.FAILED].jobs:
         lines.append(f"{failed} jobs failed and were paid for: {spending.tallies[Use.FAILED].cost(s.price)}")
     if lost := spending.tallies[Use.LOST].jobs:
