@@ -122,11 +122,11 @@ class _Card:
 async def price_from_management(
     transport: Transport, base_url: str, endpoint_id: str, api_key: str, timeout_seconds: float = 5.0
 ) -> Price | None:
-    """The highest price of the GPUs that the endpoint's workers have, by the management API's list prices.
+    """The highest price of the GPUs that the endpoint's workers have or may get, by the management API's list prices.
 
-    The GPUs it is configured with count where no worker is up, or one is whose GPU is not known or has no price. None
-    when the key may not ask, nothing answers within `timeout_seconds` in all, or a reply makes no sense. `base_url` has
-    no slash at its end; `api_key` is as `Settings.require_api_key` gives it.
+    What they may get is in its configuration; without that the workers that are up must do, if all their prices are
+    known. None when the key may not ask, nothing answers within `timeout_seconds` in all, or a reply makes no sense.
+    `base_url` has no slash at its end; `api_key` is as `Settings.require_api_key` gives it.
     """
     endpoint = f"serverless/{quote(endpoint_id, safe='')}"
     paths = ("catalog/gpus", f"{endpoint}/workers", endpoint)
@@ -182,12 +182,11 @@ def _card(entry: object) -> _Card | None:
 def _highest_price(cards: list[_Card], workers: object, endpoint: object) -> Price | None:
     by_type = {key: card for card in cards for key in (_key(card.name), _key(card.type_id)) if key}
     prices = [_price_of_worker(by_type, worker) for worker in _listed(workers, "workers")]
-    if not prices or None in prices:
-        configured = _configured_prices(cards, endpoint)
-        if not configured:
-            return None
-        prices += configured
-    return max((price for price in prices if price is not None), key=lambda price: price.usd_per_second)
+    configured = _configured_prices(cards, endpoint)
+    if not configured and (not prices or None in prices):
+        return None
+    known = [price for price in (*prices, *configured) if price is not None]
+    return max(known, key=lambda price: price.usd_per_second)
 
 
 def _price_of_worker(by_type: Mapping[str, _Card], worker: object) -> Price | None:

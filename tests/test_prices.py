@@ -190,9 +190,12 @@ def test_every_entry_of_the_table_is_found_by_its_name_and_its_aliases() -> None
 
 
 @pytest.mark.anyio
-async def test_the_dearest_gpu_among_the_workers_counts_whatever_is_configured() -> None:
+async def test_the_dearest_gpu_that_a_worker_has_or_may_get_counts() -> None:
+    """A budget must hold for the worker that starts next, too."""
     mixed = workers(L4, RTX_4090, L4)
-    assert is_price_of(await told(workers=mixed, configuration=configured("AMPERE_80")), RTX_4090)
+    assert is_price_of(await told(workers=mixed), RTX_4090)
+    assert is_price_of(await told(workers=mixed, configuration=configured("AMPERE_80")), A100)
+    assert is_price_of(await told(workers=workers(A100), configuration=configured("ADA_24")), A100)
 
 
 @pytest.mark.anyio
@@ -225,7 +228,7 @@ async def test_a_worker_of_unknown_price_brings_in_what_is_configured(gpu_type: 
 @pytest.mark.anyio
 @pytest.mark.parametrize("gpu_type", ["NVIDIA RTX 4090", "nvidia geforce  rtx 4090 ", "GeForce RTX 4090"])
 async def test_a_gpu_type_is_found_in_the_catalogue_however_it_is_written(gpu_type: str) -> None:
-    assert is_price_of(await told(workers=workers(gpu_type), configuration=configured("AMPERE_80")), RTX_4090)
+    assert is_price_of(await told(workers=workers(gpu_type)), RTX_4090)
 
 
 @pytest.mark.anyio
@@ -268,7 +271,7 @@ async def test_what_cannot_be_a_price_in_usd_per_hour_is_none(usd_per_hour: obje
 
 @pytest.mark.anyio
 async def test_a_price_that_is_written_as_text_is_read() -> None:
-    price = await told(gpus=catalogue(l4="0.69"), workers=workers(L4))
+    price = await told(gpus=catalogue(l4="0.69"), workers=workers(L4), configuration={})
     assert price == Price(0.69 / 3600, f"management API, {L4}")
 
 
