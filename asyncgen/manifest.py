@@ -65,6 +65,7 @@ class Manifest:
 
     async def write_anew(self) -> None:
         """Write the whole file, whatever it holds. Calls must not overlap, nor with `bring_up_to_date`."""
+        await self._ports.file_threads.run(self._ports.disk.unlink, self._temporary)
         _, _, last_event, _ = await self._ledger.transact(_position)
         await self._remember(last_event, await self._write_anew(last_event))
 

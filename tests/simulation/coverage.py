@@ -24,6 +24,7 @@ _REQUIRED = (
     *(f"storm: {fault}" for fault in STORMS),
     *(f"disk: {name} fails" for name in ("write", "create", "append", "link", "fsync", "fsync_directory", "commit")),
     "disk: somebody else's file",
+    "disk: the manifest was edited",
     "clock: the machine slept",
     "clock: the wall clock jumped",
     *(f"life: {ending}" for ending in (

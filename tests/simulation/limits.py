@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ROUNDING_USD = 0.01
 _FREE_RATE = 100
-_SETTLING_SECONDS = 60.0  # a picture that came may be noted as made only after a fault that came later
+_SETTLING_SECONDS = 60.0  # an end that was told earlier may be noted later
 
 
 def look_at(world: World, lives: Sequence[Life]) -> None:
@@ -50,7 +50,7 @@ def _look_at_lanes(world: World, life: Life) -> None:
         return  # the books know neither when a loss was believed, nor what had its leave and waited for its token
     ends = _ends(asked)
     for (_, code), (time, again) in pairwise(ends):
-        is_settled = all(other is not None or not 0 <= time - at <= _SETTLING_SECONDS for at, other in ends)
+        is_settled = all(other == code for at, other in ends if 0 <= time - at <= _SETTLING_SECONDS)
         if code is not None and code == again and is_settled:
             noted_at = time + 6 * world.slowest_seconds + 1.0
             late = [each.subject for each in asked if each.operation in ("run", "retry") and each.sent_at > noted_at]

@@ -123,6 +123,8 @@ class Lives:
             world.stay_down()
             if world.pick.chance(10, "plants while down"):
                 world.plant_file()
+            if world.pick.chance(15, "spoils the manifest"):
+                world.spoil_manifest()
         world.become_calm()
         options = self.plan.options(calm=True)
         self._live(options)
@@ -259,13 +261,10 @@ async def _workbench(ports: Ports, ledger: Ledger, batch: Batch, options: Option
         return endpoints[address]
 
     address = f"{BASE_URL}/{options.endpoint}"
-    budget = Budget(options.budget_usd)
-    if options.budget_usd is not None:
-        budget.committed_usd = await ledger.committed_usd(batch, USD_PER_SECOND)
     allowance = Allowance(
         address,
         Price(USD_PER_SECOND, "drawn"),
-        budget,
+        Budget(options.budget_usd),
         Lanes(options.lane_faults, 0.5),
         Forecast(options.execution_timeout_seconds, options.ttl_seconds),
         lambda: endpoint_at(address).results_per_second,

@@ -67,7 +67,7 @@ class Options:
 
 #: Where a life is cut off on purpose; what is seldom reached is tried more often.
 _CRASH_POINTS = (*CRASH_POINTS, *[point for point in CRASH_POINTS if "cancel" in point or "retry" in point] * 3,
-                 *("disk append", "disk replace") * 2)  # fmt: skip
+                 *("retry request done, not known", "disk append", *("disk replace",) * 3) * 4)  # fmt: skip
 
 
 class Plan:

@@ -210,6 +210,13 @@ class World:
         if free:
             self._take_name(ROOT / free[0])
 
+    def spoil_manifest(self) -> None:
+        """Its owner cuts the manifest short, in an editor."""
+        path = ROOT / "manifest.jsonl"
+        if size_bytes := self.disk.size_bytes(path):
+            self.disk.put(path, self.disk.read(path)[: self.pick(size_bytes, "manifest cut at")])
+            self.books.hit("disk: the manifest was edited")
+
     def _take_name(self, path: Path) -> None:
         self.foreign[str(path)] = _FOREIGN
         self.disk.put(path, _FOREIGN)
@@ -256,13 +263,13 @@ class World:
             if self.dead:
                 return
             result, error = None, None
+            effect.is_applied = True  # if the power goes in the midst of it, that is how far it came
             try:
                 result = apply()
             except PowerCut:
                 return
             except Exception as caught:
                 error = caught
-            effect.is_applied = True
             self._point = None
             self._reach(f"{name} {DONE}")
             loop.call_later(self._delay(name, "back") * slow, answer, result, error)
