@@ -16,7 +16,9 @@ SITE_PACKAGES = Path(sysconfig.get_path("purelib")).resolve()
 ASYNCGEN = Path(sysconfig.get_path("scripts")) / "asyncgen"
 DATA_FILES = (
     "resources/styles_registry.json",
+    "resources/gpu_prices.json",
     "resources/sql/0001_ledger.sql",
+    "resources/sql/0002_moves_and_money.sql",
     "workflows/normal_image_v4_workflow.json",
     "workflows/normal_image_v4_workflow.bindings.json",
 )

@@ -210,9 +210,9 @@ async def test_a_retried_job_counts_each_time_it_runs(tmp_path: Path) -> None:
 
 async def test_what_was_not_bought_after_all_costs_nothing_of_the_budget(tmp_path: Path) -> None:
     """A body that is too large to be sent, and a retry that is refused: each would take more than is left beside it."""
-    async with metered(fault("failed:out_of_memory", nth=[1]), fault("503", operation="retry")) as (sandbox, meter):
-        async with on_a_budget(sandbox, tmp_path, 35) as parts:
-            await parts.run(["x" * (10 * 1024 * 1024 + 1), *prompts(2)], parts.engine(concurrency=1))
+    faults = fault("failed:out_of_memory", nth=[1]), fault("503", operation="retry")
+    async with metered(*faults) as (sandbox, meter), on_a_budget(sandbox, tmp_path, 35) as parts:
+        await parts.run(["x" * (10 * 1024 * 1024 + 1), *prompts(2)], parts.engine(concurrency=1))
     assert states(tmp_path) == {"failed": 1, "stored": 2}
     assert meter.usd == 15
 
