@@ -372,10 +372,13 @@ async def test_a_stopped_style_is_tried_by_the_next_run(tmp_path: Path) -> None:
 async def test_a_job_whose_failure_stops_its_lane_is_not_run_again(tmp_path: Path) -> None:
     async with open_sandbox(broken("failed:out_of_memory")) as sandbox:
         async with wired(sandbox, tmp_path, allowance=priced(sandbox, None, faults_in_a_row=3)) as parts:
-            await parts.run(two_styles(10), parts.engine(concurrency=1))
+            results = await parts.run(two_styles(10), parts.engine(concurrency=1))
         runs = sum(1 + job["retries"] for job in bought(sandbox) if "broken" in job["prompt"])
         assert runs == 3
     assert states(tmp_path) == {"stored": 10, "failed": 1, "wanted": 9}
+    pending = [str(result.failure) for result in results if result.status == "pending"]
+    assert len(pending) == 9
+    assert all("not sent: style 1 is stopped" in reason for reason in pending), "the one that was sent once among them"
 
 
 @pytest.mark.parametrize(("concurrency", "most_unknown"), [(1, 4), (3, 6)])
