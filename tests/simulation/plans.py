@@ -92,7 +92,7 @@ class Plan:
     def options(self, *, calm: bool = False) -> Options:
         """Those of the next life; a calm one is given every row."""
         pick = self._pick
-        point = pick.of(_CRASH_POINTS, "crash point") if pick.chance(30, "crash at a point") else None
+        point = pick.of(_CRASH_POINTS, "crash point") if pick.chance(40, "crash at a point") else None
         given = self.wishes
         if not calm and pick.chance(25, "fewer rows"):
             given = given[: pick(len(given), "rows")]
