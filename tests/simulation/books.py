@@ -90,9 +90,9 @@ class Job:
 class Asked:
     """One request. `outcome` is what the engine was told, None while it was told nothing.
 
-    run, retry: accepted, refused, rejected (for the item), paused (for the account), unknown.
-    status: pending, ended, damaged, stale (what it said before a retry), gone, hidden (not known everywhere yet),
-    paused, fault. cancel: accepted, gone, hidden, paused, fault.
+    run, retry: accepted, refused, rejected (for the item), paused (for the account), unknown. status: pending, ended,
+    damaged, stale (what it said before a retry), gone, hidden (not known everywhere yet), paused, fault. cancel:
+    accepted, gone, hidden, paused, fault.
     """
 
     life: int

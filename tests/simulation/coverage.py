@@ -12,10 +12,16 @@ from .points import CRASH_POINTS
 
 #: With fewer seeds than this a rare accident may be missing.
 ENOUGH_SEEDS = 2000
-_ONLY_BY_COMMAND = "move: stored -> lost"  # `asyncgen verify --repair`
-_MOVES = (f"move: {move.source} -> {move.target}" for move in MOVES)
+_ONLY_BY_COMMAND = {"stored -> lost"}  # `asyncgen verify --repair`
+_ENDINGS = (
+    "ended", "stopped", "cancelled", "crashed", "RunPausedError", "BudgetReachedError", "StoreError", "LedgerError",
+)  # fmt: skip
 _REQUIRED = (
-    *(move for move in _MOVES if move != _ONLY_BY_COMMAND),
+    *(
+        f"move: {name}"
+        for name in (f"{move.source} -> {move.target}" for move in MOVES)
+        if name not in _ONLY_BY_COMMAND
+    ),
     *(f"crash point: {point}" for point in (*CRASH_POINTS, "waiting")),
     "crash: kill",
     "crash: power cut",
@@ -27,10 +33,8 @@ _REQUIRED = (
     "disk: the manifest was edited",
     "clock: the machine slept",
     "clock: the wall clock jumped",
-    *(f"life: {ending}" for ending in (
-        "ended", "stopped", "cancelled", "crashed",
-        "RunPausedError", "BudgetReachedError", "StoreError", "LedgerError")),
-)  # fmt: skip
+    *(f"life: {ending}" for ending in _ENDINGS),
+)
 
 
 def table(hits: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Files: every stored picture is there whole and right, the manifest lists exactly those, and nothing else is there."""
+"""Files: every stored picture is there, whole and the right one; the manifest lists exactly those; nothing else is."""
 
 from __future__ import annotations
 

@@ -57,15 +57,18 @@ MUTANTS = (
     Mutant(
         "folder not flushed on recovery", "the name of a picture found after a kill is lost at the next power cut",
         "store.py",
-        "        if disk.exists(path.parent):  # neither its name nor the end of the temporary one may have been durable "
-        "yet\n            disk.fsync_directory(path.parent)\n", "",
+        "        if disk.exists(path.parent):  # neither its name nor the end of the temporary one may have been durable"
+        " yet\n            disk.fsync_directory(path.parent)\n", "",
     ),
     Mutant(
         "done before the file", "a crash leaves a record without its file", "job.py",
         "                in_place = await store.write(prepared, pictures)\n            finally:\n"
-        "                store.release(prepared)\n            if in_place:\n                await self._stored(pictures)\n",
-        "                await self._stored(pictures)\n                in_place = await store.write(prepared, pictures)\n"
-        "            finally:\n                store.release(prepared)\n            if in_place:\n                pass\n",
+        "                store.release(prepared)\n            if in_place:\n"
+        "                await self._stored(pictures)\n",
+        "                await self._stored(pictures)\n"
+        "                in_place = await store.write(prepared, pictures)\n"
+        "            finally:\n                store.release(prepared)\n"
+        "            if in_place:\n                pass\n",
     ),
     Mutant(
         "storing believed after a crash", "a record without its file", "job.py",
@@ -87,7 +90,8 @@ MUTANTS = (
         "poll before the id is recorded", "a crash forgets a job that is being paid for", "endpoint.py",
         "                outcome = await send()\n                await journal.learn(outcome)\n",
         "                outcome = await send()\n                if isinstance(outcome, Accepted):\n"
-        "                    await self._poll(outcome.job_id, _Wait(0.0))\n                await journal.learn(outcome)\n",
+        "                    await self._poll(outcome.job_id, _Wait(0.0))\n"
+        "                await journal.learn(outcome)\n",
     ),
     Mutant(
         "intent not durable before the purchase", "a crash forgets that something may have been bought", "endpoint.py",
@@ -97,7 +101,8 @@ MUTANTS = (
     ),
     Mutant(
         "purchase sent again on silence", "a job is bought twice", "endpoint.py",
-        '            return Unknown(f"no reply came ({error})")', '            return Refused(f"no reply came ({error})")',
+        '            return Unknown(f"no reply came ({error})")',
+        '            return Refused(f"no reply came ({error})")',
     ),
     Mutant(
         "502 taken for a refusal", "a job is bought twice", "replies.py",
@@ -123,7 +128,8 @@ MUTANTS = (
     ),
     Mutant(
         "submissions in the air forgotten at start", "a job is bought twice", "rows.py",
-        '    columns = {"state": State.UNKNOWN, "state_at": at,', '    columns = {"state": State.WANTED, "state_at": at,',
+        '    columns = {"state": State.UNKNOWN, "state_at": at,',
+        '    columns = {"state": State.WANTED, "state_at": at,',
     ),
     Mutant(
         "failed poll buys", "a job is bought again because a poll was not answered", "endpoint.py",
@@ -147,7 +153,8 @@ MUTANTS = (
     ),
     Mutant(
         "item failure bought again", "an image that can only fail is paid for again", "job.py",
-        "            case Failed(failure) if failure.kind is FailureClass.INFRASTRUCTURE:", "            case Failed(failure):",
+        "            case Failed(failure) if failure.kind is FailureClass.INFRASTRUCTURE:",
+        "            case Failed(failure):",
     ),
     Mutant(
         "account fault marks the image failed", "a whole batch fails because credit ran out", "job.py",

@@ -126,9 +126,8 @@ class Platform:
         self._books.hit(f"fate: {fate}")
 
     def _fate(self, prompt: str) -> str:
-        """Drawn for each run. All runs of a cursed prompt are lost, or meet one infrastructure fault, or any of them.
-
-        In a plague all runs of all prompts meet the same.
+        """Drawn for each run. All runs of a cursed prompt are lost, or meet one infrastructure fault, or any of them;
+        in a plague all runs of all prompts meet the same.
         """
         pick = self._pick
         if not self.fault_percent:

@@ -1,4 +1,4 @@
-"""Money: every purchase has its reason in the books, images end as the books say they must, no paid job is forgotten.
+"""Money: every purchase has its reason in the books, every image ends as they say it must, no paid job is forgotten.
 
 An item's events are walked from the first to the last. For each move the books must show what allows it; for each job,
 the fate that the move stands for.
@@ -6,8 +6,8 @@ the fate that the move stands for.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from .books import FATES, Asked, Execution, Job
@@ -52,10 +52,8 @@ def _ids(record: Record, outcome: str | None = None) -> list[str]:
 
 
 class _Walk:
-    """Along the events of one item.
-
-    `codes` are the faults of its jobs, and `bought` the purchases that were or may have been made, since its owner last
-    wanted it made.
+    """Along the events of one item. `codes` are the faults of its jobs, and `bought` the purchases that were or may
+    have been made, since its owner last wanted it made.
     """
 
     def __init__(self, world: World, record: Record, lives: Sequence[Life]) -> None:
@@ -73,7 +71,7 @@ class _Walk:
         moves = self._record.moves
         hold(moves[0].target == "wanted", f"it begins as {moves[0].target}: {self._record}")
         hold(moves[-1].target == self._record.state, f"its last event is not its state: {self._record}")
-        for before, move in itertools.pairwise(moves):
+        for before, move in pairwise(moves):
             self._look_at(before, move)
         self._look_at_submissions()
         hold(next(self._jobs, None) is None, f"more jobs than it was accepted: {self._record}")

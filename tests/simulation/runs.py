@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from .broken import hold
@@ -61,7 +61,7 @@ def _was_silent(life: Life, asked: Sequence) -> bool:  # type: ignore[type-arg]
     """Whether nothing at all was answered for as long as the run may wait."""
     answers = [each.answered_at for each in asked if each.answered_at is not None and each.has_reply]
     times = [life.began_at, *answers, life.ended_at]
-    longest = max(after - before for before, after in itertools.pairwise(times))
+    longest = max(after - before for before, after in pairwise(times))
     return longest >= life.options.pace.unreachable_seconds
 
 

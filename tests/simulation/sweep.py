@@ -1,4 +1,4 @@
-"""A crash at every step in turn: small plans are cut off at each tick of their first life, by power cut and by kill."""
+"""A crash at every step in turn: the first life of small plans is cut off at each of its ticks, by power cut and kill."""
 
 from __future__ import annotations
 
