@@ -85,8 +85,8 @@ def simulate(
 ) -> Outcome:
     """Run one seed to its end. The same arguments give the same outcome, byte for byte.
 
-    `fixed` and `others_are_0` are those of `Choices`; `crash` cuts the first life off at this tick, by a power cut (or a
-    kill), in place of its drawn crash.
+    `fixed` and `others_are_0` are those of `Choices`; `crash` cuts the first life off at this tick, by a power cut or
+    else a kill, in place of its drawn crash.
     """
     seed_hashes(seed)
     world = World(seed, fixed, others_are_0)

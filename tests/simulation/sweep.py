@@ -1,4 +1,4 @@
-"""A crash at every step in turn: the first life of small plans is cut off at each of its ticks, by power cut and kill."""
+"""A crash at every step in turn: the first life of small plans is cut off at each of its ticks, in both ways."""
 
 from __future__ import annotations
 
