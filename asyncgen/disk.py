@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -78,7 +79,8 @@ class RealDisk:
 
     def size_bytes(self, path: Path) -> int | None:
         with contextlib.suppress(FileNotFoundError):
-            return path.stat().st_size
+            status = path.stat()
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
         return None
 
     def replace(self, source: Path, target: Path) -> None:

@@ -220,7 +220,7 @@ def _cost_lines(s: Statistics) -> list[str]:
         lines.append("cost: unpriced (--usd-per-second or --gpu names a price)")
     else:
         of_price = f"GPU time at ${s.price.usd_per_second:g} a second ({s.price.source})"
-        lines.append(f"cost: {total} {total.label}, {of_price}")
+        lines.append(f"cost: {total} ({total.label}), {of_price}")
         lines.append(f"beside it {overhead} estimated for cold starts and idle workers")
     if failed := spending.tallies[Use.FAILED].jobs:
         lines.append(f"{failed} jobs failed and were paid for: {spending.tallies[Use.FAILED].cost(s.price)}")

@@ -33,6 +33,7 @@ from asyncgen.lifecycle import State
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
 from asyncgen.protocol import (
+    MAX_RUN_BODY_BYTES,
     Accepted,
     Cancelled,
     Completed,
@@ -195,8 +196,12 @@ class Job:
         )
 
     async def _input_picture(self, name: str, path: str) -> tuple[str, str]:
+        disk, threads = self._bench.ports.disk, self._bench.ports.file_threads
         try:
-            data = await self._bench.ports.file_threads.run(self._bench.ports.disk.read, Path(path))
+            size_bytes = await threads.run(disk.size_bytes, Path(path))
+            if size_bytes is None or size_bytes > MAX_RUN_BODY_BYTES:
+                raise InputError(f"{path} is no file of at most {MAX_RUN_BODY_BYTES:,} bytes", field=name)
+            data = await threads.run(disk.read, Path(path))
             picture = images.check(data)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}", field=name) from error

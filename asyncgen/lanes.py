@@ -1,7 +1,8 @@
 """Systematic faults: the same one over and over in one style, LoRA set, workflow or endpoint stops that lane. Pure.
 
 Each ended job is noted in its lanes. A style or a LoRA set stops by itself; a workflow or an endpoint, which hold
-many of those, only stops when the faults come from more than one of them. What is stopped stays so for the run.
+many of those, only stops when the faults come from more than one of them, or when one after the other has stopped for
+the same fault. What is stopped stays so for the run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from asyncgen.errors import Failure, FailureCode
 from asyncgen.records import Spec
 
 WINDOW: Final = 50
+_STOPS_IN_A_ROW: Final = 3
 
 
 class LaneKind(StrEnum):
@@ -57,6 +59,7 @@ class _History:
     """The last outcomes of a lane, oldest first, None for a good one; and the narrowest lane each came from."""
 
     outcomes: deque[tuple[FailureCode | None, Lane]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    stops: list[StoppedLane] = field(default_factory=list)  # of narrower lanes, since the last good outcome
 
     def in_a_row(self, code: FailureCode) -> list[Lane]:
         """Where the latest unbroken run of this fault came from."""
@@ -91,24 +94,21 @@ class Lanes:
             return None  # what was out when its lane stopped says nothing of the lanes around it
         for lane in lanes:
             if stopped := self._note_in(lane, lanes[0], failure):
-                self._stop(stopped, lanes)
-                return stopped
+                return self._stop(stopped, lanes)
         return None
 
     def note_unknown(self, endpoint: str, failure: Failure) -> StoppedLane | None:
         """A submission's outcome was never learned: only the endpoint can be at fault, whatever was submitted."""
         lane = Lane(LaneKind.ENDPOINT, endpoint)
         stopped = self._note_in(lane, lane, failure)
-        if stopped and lane not in self.stopped:
-            self._stop(stopped, [lane])
-            return stopped
-        return None
+        return self._stop(stopped, [lane]) if stopped and lane not in self.stopped else None
 
     def _note_in(self, lane: Lane, origin: Lane, failure: Failure | None) -> StoppedLane | None:
         history = self._histories.get(lane)
         if failure is None:
             if history is not None:  # a lane without faults needs no memory
                 history.outcomes.append((None, origin))
+                history.stops.clear()
             return None
         history = history or self._histories.setdefault(lane, _History())
         history.outcomes.append((failure.code, origin))
@@ -125,12 +125,24 @@ class Lanes:
     def _speaks_for(lane: Lane, origins: list[Lane]) -> bool:
         return lane.kind not in _WIDE or lane in origins or len(set(origins)) > 1
 
-    def _stop(self, stopped: StoppedLane, lanes: list[Lane]) -> None:
-        """A stopped lane takes its faults with it: the wide ones of `lanes`, those around it, begin anew."""
+    def _stop(self, stopped: StoppedLane, lanes: list[Lane]) -> StoppedLane:
+        """A stopped lane takes its faults with it: the wide ones of `lanes`, those around it, begin anew.
+
+        They stop too if it is the third in them, without a good outcome in between. Returns the widest that stops.
+        """
         self.stopped[stopped.lane] = stopped
         for lane in lanes:
-            if lane.kind in _WIDE:
-                self._histories.pop(lane, None)
+            if lane.kind in _WIDE and lane not in self.stopped:
+                history = self._histories.setdefault(lane, _History())
+                history.outcomes.clear()
+                if lane.kind is LaneKind.ENDPOINT and stopped.lane.kind is not LaneKind.WORKFLOW:
+                    continue  # that is for its workflow to count
+                history.stops.append(stopped)
+                same = [stop for stop in history.stops if stop.failure.code is stopped.failure.code]
+                if len(same) >= _STOPS_IN_A_ROW:
+                    stopped = StoppedLane(lane, stopped.failure, f"{len(same)} lanes in it stopped for the same")
+                    self.stopped[lane] = stopped
+        return stopped
 
 
 def lanes_of(spec: Spec, endpoint: str) -> list[Lane]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyncgen.errors import LedgerError
-from asyncgen.lifecycle import State
+from asyncgen.lifecycle import OUT, State
 from asyncgen.money import Cost, Use, sum_of
 from asyncgen.registry import StyleUse
 from asyncgen.rows import LAST_JOB
@@ -49,8 +49,9 @@ class BatchStatus:
 
     @property
     def cost(self) -> Cost:
-        """Of all its ended jobs."""
-        return sum_of(self.costs.values())
+        """Of all its jobs; those that are out have not said yet what they cost."""
+        out = sum(self.states.get(state, 0) for state in OUT)
+        return sum_of([*self.costs.values(), Cost.of_jobs(0.0, untimed=out, unpriced=0)])
 
 
 def batch_statuses(ledger_path: Path) -> list[BatchStatus]:

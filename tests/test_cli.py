@@ -434,7 +434,7 @@ def test_a_priced_run_says_what_it_cost_how_sure_that_is_and_by_which_price(insi
     file = write(tmp_path / "p.txt", prompts(3))
     told = inside("batch", file, *SIZE, "--usd-per-second", "0.5")
     assert told.code == 0, told
-    assert re.search(r"cost: \$0\.07\d\d measured, GPU time at \$0\.5 a second \(--usd-per-second\)", told.out), (
+    assert re.search(r"cost: \$0\.07\d\d \(measured\), GPU time at \$0\.5 a second \(--usd-per-second\)", told.out), (
         told.out
     )
     assert re.search(r"beside it about \$[\d.]+ estimated for cold starts and idle workers", told.out)
@@ -483,7 +483,7 @@ def test_work_that_gave_no_picture_and_held_submissions_are_counted_apart(
     options = ("--usd-per-second", "0.5", "--concurrency", "1")
     told = inside("batch", file, *SIZE, *options)
     assert told.code == 5, told
-    assert re.search(r"cost: at least \$0\.\d+ lower bound", told.out), told.out
+    assert re.search(r"cost: at least \$0\.\d+ \(lower bound\)", told.out), told.out
     assert re.search(r"2 jobs failed and were paid for: at least \$0\.02\d+", told.out)
     assert "2 held:" in told.out
     assert "may pay twice: $600.00 at the most" in told.out

@@ -12,7 +12,7 @@ from PIL import Image
 from support import ENDPOINT, Wired, bought, fault, files, ledger_rows, open_sandbox, site, size_of, states, wired
 
 from asyncgen.endpoint import Pace
-from asyncgen.errors import FailureClass, FailureCode, RunPausedError, StoreError
+from asyncgen.errors import FailureClass, FailureCode, InputError, RunPausedError, StoreError
 from asyncgen.job import Job
 from asyncgen.lifecycle import State
 from asyncgen.protocol import Timing
@@ -246,6 +246,19 @@ async def test_a_job_that_fails_by_its_own_fault_is_bought_once(tmp_path: Path, 
 def runs_of(jobs: list[dict[str, Any]]) -> int:
     """How often the sandbox has run, and billed, these jobs."""
     return sum(1 + sold["retries"] for sold in jobs)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "huge.png", "."])
+async def test_an_input_picture_that_cannot_be_one_is_never_read(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path / "out") as parts:
+        job = await parts.job()
+        with pytest.raises(InputError, match="is no file of at most 10,485,760 bytes"):
+            await job._input_picture("init_image", path)
 
 
 INFRASTRUCTURE = [

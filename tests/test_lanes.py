@@ -133,6 +133,30 @@ def test_a_workflow_that_fails_in_several_styles_stops_before_the_endpoint() -> 
     assert it.stop_of(spec("ink", workflow="other"), ENDPOINT) is None
 
 
+def test_styles_that_stop_one_after_the_other_for_the_same_fault_stop_their_workflow() -> None:
+    """A file that is sorted by style must not cost so many jobs of each of a hundred styles."""
+    it = lanes(3)
+    for style in ("ink", "oil"):
+        note(it, BAD, BAD, BAD, of=spec(style))
+    assert kinds(it) == [LaneKind.STYLE, LaneKind.STYLE]
+    (widest,) = note(it, BAD, BAD, BAD, of=spec("lead"))
+    assert str(widest) == "workflow flux is stopped, 3 lanes in it stopped for the same: worker_error: no such node"
+    assert it.stop_of(spec("chalk"), ENDPOINT) == widest
+
+
+@pytest.mark.parametrize("between", [[None], [OTHER, OTHER, OTHER]])
+def test_styles_that_stop_with_a_good_job_between_them_or_for_other_faults_leave_their_workflow_alone(
+    between: list[Failure | None],
+) -> None:
+    it = lanes(3)
+    for style in ("ink", "oil"):
+        note(it, BAD, BAD, BAD, of=spec(style))
+    note(it, *between, of=spec("lead"))
+    if between == [None]:
+        note(it, BAD, BAD, BAD, of=spec("chalk"))
+    assert LaneKind.WORKFLOW not in kinds(it)
+
+
 def test_an_endpoint_that_fails_in_several_workflows_stops() -> None:
     it = lanes(4)
     for workflow in ("flux", "sd", "flux", "sd"):

@@ -176,3 +176,11 @@ async def test_what_was_never_timed_is_committed_at_the_most_it_can_have_cost(tm
         await at.ledger.record_refused(refused, "429")
         await at.ledger.record_intent(await at.item("in the air"), PRICED)
         assert await at.ledger.committed_usd(at.batch, 1.0) == pytest.approx(0.06 + 0.6)
+
+
+@pytest.mark.anyio
+async def test_what_is_out_has_not_said_yet_what_it_costs(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        await at.accept(await at.item())
+        (status,) = batch_statuses(tmp_path / LEDGER)
+    assert (status.cost.usd, str(status.cost)) == (None, "not known")
