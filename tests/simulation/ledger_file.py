@@ -85,6 +85,10 @@ class LedgerFile:
         """The id of the newest event, 0 where there is none."""
         return self.rows("SELECT coalesce(max(id), 0) FROM event")[0][0] if self.image else 0
 
+    def runs_begun(self) -> int:
+        """How many runs have been recorded."""
+        return self.rows("SELECT count(*) FROM run")[0][0] if self.image else 0
+
     def end_life(self) -> None:
         """Its connection is gone with the process."""
         self._open = None

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 from .books import FATES, Asked, Execution, Job
 from .broken import hold
 from .plans import MANY, USD_PER_SECOND
+from .requests import FREE_RATE
 
 if TYPE_CHECKING:
     from .lives import Life
     from .world import World
 
 _ROUNDING_USD = 0.01
-_FREE_RATE = 100
 _SETTLING_SECONDS = 60.0  # an end that was told earlier may be noted later
 
 
 def look_at(world: World, lives: Sequence[Life]) -> None:
     """Raises `BrokenError`."""
     _look_at_budget(world, lives)
+    _look_at_lifetimes(world)
     for life in lives:
         if life.options.lane_faults < MANY:
             _look_at_lanes(world, life)
@@ -43,10 +44,19 @@ def _seconds(job: Job, run: Execution) -> float:
     return max(0.0, ends_at - run.starts_at)
 
 
+def _look_at_lifetimes(world: World) -> None:
+    """No job is sent with so short a time to live that it is deleted before its turn has come and gone."""
+    for job in world.books.jobs.values():
+        first = job.executions[0]
+        hold(
+            job.expires_at > first.ends_at, f"{job.job_id} was deleted {first.ends_at - job.expires_at:.0f} s too soon"
+        )
+
+
 def _look_at_lanes(world: World, life: Life) -> None:
     """All rows share one workflow: after two equal faults in a row nothing more is bought in that life."""
     asked = [each for each in world.books.asked if each.life == life.number]
-    if any(each.outcome == "gone" for each in asked) or life.options.pace.run_rate < _FREE_RATE:
+    if any(each.outcome == "gone" for each in asked) or life.options.pace.run_rate < FREE_RATE:
         return  # the books know neither when a loss was believed, nor what had its leave and waited for its token
     ends = _ends(asked)
     for (_, code), (time, again) in pairwise(ends):

@@ -41,7 +41,7 @@ class Life:
     """What is known of one incarnation from outside.
 
     `ending`: ended, stopped, cancelled (stopped twice), crashed, or the name of the error that ended it, with its text
-    in `said`. `last_event` is the ledger's newest when it was over; times are monotonic, but for `began_true`.
+    in `said`. `last_event` and `runs_begun` are the ledger's newest event and its count of runs when it was over; times are monotonic, but for `began_true`.
     """
 
     number: int
@@ -56,6 +56,7 @@ class Life:
     statistics: Statistics | None = None
     results: list[ImageResult] = field(default_factory=list)
     last_event: int = 0
+    runs_begun: int = 0
     temporary_files: list[str] = field(default_factory=list)
 
 
@@ -144,7 +145,7 @@ class Lives:
             life.ended_at = world.now
         self.first_ticks = self.first_ticks or world.ticks
         world.end_life(crashed=life.ending == "crashed")
-        life.last_event = world.ledger.last_event()
+        life.last_event, life.runs_begun = world.ledger.last_event(), world.ledger.runs_begun()
         life.temporary_files = [name for name in world.disk.names if name.endswith(".part")]
         world.log("over", life.ending, life.said)
         world.books.hit(f"life: {life.ending}")

@@ -22,6 +22,13 @@ class Move:
     source: str
     target: str
     life: int
+    detail: str | None = None
+    was_found: bool = False  # by a new process, in what the one before had left
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it was made because the platform no longer knew the job."""
+        return (self.detail or "").startswith("lost: ")
 
 
 @dataclass(frozen=True)
@@ -104,18 +111,18 @@ def _record(
     def rows(query: str) -> list[tuple]:  # type: ignore[type-arg]
         return connection.execute(query, (item_id,)).fetchall()
 
-    events = rows("SELECT id, state FROM event WHERE item_id = ? ORDER BY id")
+    events = rows("SELECT id, state, detail FROM event WHERE item_id = ? ORDER BY id")
     steps = [
-        (target, next(life.number for life in lives if event_id <= life.last_event)) for event_id, target in events
+        (target, next(life.number for life in lives if event_id <= life.last_event), detail)
+        for event_id, target, detail in events
     ]
-    sources = ["", *(target for target, _ in steps)]
     return Record(
         request_id=request_id,
         subject=(prompt, int(seed)),
         state=state,
         code=code,
         kind=kind,
-        moves=tuple(Move(source, *step) for source, step in zip(sources, steps, strict=False)),
+        moves=tuple(_move(before, *step) for before, step in zip([None, *steps], steps, strict=False)),
         jobs=tuple(
             Bought(*row)
             for row in rows(
@@ -128,3 +135,9 @@ def _record(
             for row in rows("SELECT number, path, sha256, state FROM image WHERE item_id = ? ORDER BY id")
         ),
     )
+
+
+def _move(before: tuple[str, int, str | None] | None, target: str, life: int, detail: str | None) -> Move:
+    if before is None:
+        return Move("", target, life, detail)
+    return Move(before[0], target, life, detail, was_found=target == "unknown" and before[1] < life)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _WINDOW_SECONDS = 10.0
 _SHORTEST_BACKOFF_SECONDS = 0.25
 _LONGEST_BACKOFF_SECONDS = 15.0
+_LONGEST_PAUSE_SECONDS = 31.0
+FREE_RATE = 100  # requests per 10 s from which a limit never binds here
 _ROUNDING = 1e-6
 _FAULTS = ("fault", "hidden", "gone", "stale", "refused")
 _GATES = {"retry": "run"}  # what buys shares one limit
@@ -91,6 +93,7 @@ def _look_at_pauses(world: World, name: str, group: Sequence[Asked]) -> None:
 
 def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
     """One and the same request: after a fault with a growing pause, else not before the polling interval."""
+    is_slowed = any(each.fault and each.fault.startswith("429") for each in asked)
     chains: dict[tuple[object, str], list[Asked]] = defaultdict(list)
     for each in asked:
         chains[each.subject, each.operation].append(each)
@@ -107,6 +110,10 @@ def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
             elif before.outcome == "pending":
                 floor = 0.9 * life.options.pace.polling_interval_seconds
             pause = after.sent_at - before.answered_at
+            is_due = operation == "status" and before.outcome in ("pending", *_FAULTS)
+            if is_due and life.options.pace.run_rate >= FREE_RATE and not is_slowed:
+                longest = max(_LONGEST_PAUSE_SECONDS, 1.1 * before.retry_after_seconds)
+                hold(pause <= longest, f"{subject} was not asked about for {pause:.0f} s")
             hold(pause >= floor - _ROUNDING, f"{operation} of {subject} again after {pause:.3f} s, not {floor:.3f} s")
 
 

@@ -1,16 +1,15 @@
-"""What each life said of itself: how it ended, its counts, its results, what it left behind, and how long it took."""
+"""How each life ended: for a reason, in time, as it was told to, and without leaving anything behind."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from .books import Asked
 from .broken import hold
-from .plans import MANY, Plan, indexed
-from .platform import picture
-from .records import Record, Records
+from .plans import MANY, Plan
+from .records import Records
 
 if TYPE_CHECKING:
     from .lives import Life
@@ -18,29 +17,27 @@ if TYPE_CHECKING:
 
 _CALM_SECONDS = 6000.0
 _ENDINGS = {"ended": "ended", "stopped": "stopped", "cancelled": "cancelled"}
-_STATUS = {"stored": "success", "failed": "failed", "given_up": "failed", "lost": "failed", "unknown": "held",
-           "cancelled": "cancelled", "wanted": "pending"}  # fmt: skip
+#: What an account's refusal may come second to.
+_OTHER_ENDINGS = ("crashed", "cancelled", "LedgerError", "StoreError", "BudgetReachedError")
+_CANCEL_SECONDS = 60.0  # in which what is out may end by itself, or wait for its turn
+_LONGEST_TRY_SECONDS = 190.0  # a request's timeout, the longest backoff, and both once more
 
 
 def look_at(world: World, plan: Plan, records: Records, lives: Sequence[Life]) -> None:
     """Raises `BrokenError`."""
     for life in lives:
-        _look_at_ending(world, life)
+        asked = [each for each in world.books.asked if each.life == life.number]
+        _look_at_ending(world, life, asked)
         _look_at_leftovers(records, life)
-        if life.ending in ("ended", "stopped", "RunPausedError", "BudgetReachedError", "StoreError"):
-            _look_at_made(world, records, life)
-        if life.ending == "ended":
-            _look_at_counts(life, records)
-            _look_at_results(life, records)
-        if life.stopped_at is not None:
-            _look_at_stop(world, life)
+        _look_at_pause(world, life, asked)
+        _look_at_silence(life, asked)
+        _look_at_stop(world, life, asked)
     _look_at_last(world, plan, records, lives)
 
 
-def _look_at_ending(world: World, life: Life) -> None:
+def _look_at_ending(world: World, life: Life, asked: Sequence[Asked]) -> None:
     """An error ends a life only for a reason; without accidents a life comes to its end, and soon."""
     hits = world.books.hits
-    asked = [each for each in world.books.asked if each.life == life.number]
     reasons = {
         "StoreError": any(name.startswith("disk: ") for name in hits),
         "LedgerError": "disk: commit fails" in hits,
@@ -57,10 +54,10 @@ def _look_at_ending(world: World, life: Life) -> None:
         hold(took < _CALM_SECONDS, f"life {life.number} took {took:.0f} s without any accident")
 
 
-def _was_silent(life: Life, asked: Sequence) -> bool:  # type: ignore[type-arg]
+def _was_silent(life: Life, asked: Sequence[Asked]) -> bool:
     """Whether nothing at all was answered for as long as the run may wait."""
     answers = [each.answered_at for each in asked if each.answered_at is not None and each.has_reply]
-    times = [life.began_at, *answers, life.ended_at]
+    times = [life.began_at, *sorted(answers), life.ended_at]
     longest = max(after - before for before, after in pairwise(times))
     return longest >= life.options.pace.unreachable_seconds
 
@@ -75,78 +72,46 @@ def _look_at_leftovers(records: Records, life: Life) -> None:
         hold(state not in ("submitting", "accepted", "storing"), f"life {life.number} {life.ending}, {state}: {record}")
 
 
-def _made(records: Records, life: Life) -> list[Record]:
-    return [
-        record for record in records.items
-        if record.state_after(life.number) == "stored"
-        and any(move.target == "stored" and move.life == life.number for move in record.moves)
-    ]  # fmt: skip
-
-
-def _look_at_made(world: World, records: Records, life: Life) -> None:
-    made, counted = _made(records, life), life.statistics
-    if counted is None:
+def _look_at_pause(world: World, life: Life, asked: Sequence[Asked]) -> None:
+    """Once the account has refused, nothing new is bought, and the run says so."""
+    refused = [each.answered_at for each in asked if each.outcome == "paused" and each.operation != "cancel"]
+    if not refused:
         return
-    hold(counted.made == len(made), f"life {life.number} says it made {counted.made}, and made {len(made)}")
-    pictures = sum(2 if record.subject[0] in world.doubles else 1 for record in made)
-    hold(counted.pictures == pictures, f"life {life.number} says {counted.pictures} pictures, and there are {pictures}")
-    hold(counted.out == 0, f"life {life.number} is over with {counted.out} jobs being worked on")
+    hold(life.ending in ("RunPausedError", *_OTHER_ENDINGS), f"life {life.number} was refused, and {life.ending}")
+    _hold_nothing_bought(world, life, asked, min(at for at in refused if at is not None), "the account had refused")
 
 
-def _look_at_counts(life: Life, records: Records) -> None:
-    """The counts of a run over its whole input, one for each image that it was given or found out."""
-    counted = life.statistics
-    assert counted is not None
-    named = {result.request_id for result in life.results}
-    found = [
-        record for record in records.items
-        if record.request_id not in named and _moved_from_out(record, life)
-    ]  # fmt: skip
-    items = [record for record in records.items if record.request_id in named] + found
-    states = Counter(record.state_after(life.number) for record in items)
-    made = len(_made(records, life))
-    rows = len(indexed(life.options.given))
-    expected = {
-        "wanted": rows + len(found),
-        "made": made,
-        "kept": states["stored"] - made,
-        "failed": states["failed"] + states["given_up"] + states["lost"],
-        "held": states["unknown"],
-        "cancelled": states["cancelled"],
-        "repeated": rows - len(named),
-        "pending": states["wanted"],
-    }
-    said = {name: getattr(counted, name) for name in expected}
-    hold(said == expected, f"life {life.number} counts {said}, the books {expected}")
+def _look_at_silence(life: Life, asked: Sequence[Asked]) -> None:
+    """A run does not go on asking for ever where nothing answers."""
+    silent_since, limit = life.began_at, life.options.pace.unreachable_seconds + _LONGEST_TRY_SECONDS
+    for each in sorted(asked, key=lambda each: each.answered_at or life.ended_at):
+        if each.has_reply and each.answered_at is not None:
+            silent_since = each.answered_at
+        elif each.answered_at is not None and each.answered_at > each.sent_at >= silent_since:
+            first = min(other.sent_at for other in asked if other.sent_at >= silent_since)
+            hold(
+                each.sent_at - first <= limit, f"life {life.number} asked for {each.sent_at - first:.0f} s, unanswered"
+            )
 
 
-def _moved_from_out(record: Record, life: Life) -> bool:
-    """Whether the life found a job of it out (or its picture half stored) and worked on it."""
-    return any(move.life == life.number and move.source in ("accepted", "storing") for move in record.moves)
+def _look_at_stop(world: World, life: Life, asked: Sequence[Asked]) -> None:
+    """After a stop nothing new is sent but what was being recorded; what is out is taken back only if so chosen."""
+    cancelled = {each.subject for each in asked if each.operation == "cancel"}
+    if life.stopped_at is None:
+        hold(not cancelled or life.options.cancel_on_stop, f"life {life.number} took back {cancelled}, unasked")
+        return
+    _hold_nothing_bought(world, life, asked, life.stopped_at, "it was stopped")
+    if life.options.cancel_on_stop and life.ending == "stopped":
+        later = life.stopped_at + 2 * world.slowest_seconds + _CANCEL_SECONDS
+        left = {each.subject for each in asked if each.operation == "status" and each.sent_at > later} - cancelled
+        hold(not left, f"life {life.number} was stopped, and waited for {left} without taking them back")
+    hold(not cancelled or life.options.cancel_on_stop, f"life {life.number} took back {cancelled}, unasked")
 
 
-def _look_at_results(life: Life, records: Records) -> None:
-    """Each row of the input is answered once, with what became of it."""
-    by_id = {record.request_id: record for record in records.items}
-    rows = indexed(life.options.given)
-    hold(sorted(result.index for result in life.results) == list(range(len(rows))), f"life {life.number}: not all told")
-    for result in life.results:
-        record = by_id[result.request_id]
-        hold(record.subject[0] == rows[result.index].want.spec.prompt_sent, f"row {result.index} was told of {record}")
-        status = _STATUS[str(record.state_after(life.number))]
-        allowed = (status, "delivered") if result.kept or result.repeats else (status,)
-        hold(result.status in allowed, f"life {life.number} said {result.status} of {record}")
-        for number, delivered in enumerate(result.delivered):
-            hold(delivered.data == picture(*record.subject, number), f"delivered something else: {record}")
-
-
-def _look_at_stop(world: World, life: Life) -> None:
-    """After a stop nothing new is sent but what was being recorded in that moment."""
-    assert life.stopped_at is not None
-    until = life.stopped_at + 2 * world.slowest_seconds  # its intent may have been waiting for two commits
-    late = [each for each in world.books.asked
-            if each.life == life.number and each.operation == "run" and each.sent_at > until]  # fmt: skip
-    hold(not late, f"life {life.number} was stopped at {life.stopped_at:.1f} and sent {[e.subject for e in late]}")
+def _hold_nothing_bought(world: World, life: Life, asked: Sequence[Asked], since: float, why: str) -> None:
+    until = since + 2 * world.slowest_seconds  # an intent may have been waiting for two commits
+    late = [each.subject for each in asked if each.operation in ("run", "retry") and each.sent_at > until]
+    hold(not late, f"life {life.number} bought {late} after {why}")
 
 
 def _look_at_last(world: World, plan: Plan, records: Records, lives: Sequence[Life]) -> None:

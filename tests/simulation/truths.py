@@ -3,7 +3,8 @@
     purchases   what was bought, and why; what each image ended as
     requests    pace: limits, backoff, requests at once, jobs out
     folder      files, manifest
-    runs        what each life reported of itself
+    runs        how each life ended
+    reports     what each life said of itself: counts, results, money
     limits      the owner's: budget, faults in a row
 
 What must hold at every instant is in `watch`.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import folder, limits, purchases, requests, runs
+from . import folder, limits, purchases, reports, requests, runs
 from .broken import BrokenError
 from .plans import Plan
 from .records import read
@@ -33,6 +34,7 @@ def look_at(world: World, plan: Plan, lives: Sequence[Life]) -> None:
     requests.look_at(world, records, lives)
     folder.look_at(world, records)
     runs.look_at(world, plan, records, lives)
+    reports.look_at(world, records, lives)
     limits.look_at(world, lives)
     for record in records.items:
         for move in record.moves[1:]:

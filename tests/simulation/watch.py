@@ -23,6 +23,7 @@ ROOT = Path("/out")
 API_KEY = "the key"
 BASE_URL = "https://api.simulated/v2"
 _STATE = "SELECT state FROM item WHERE seed = ? AND json_extract(spec, '$.prompt_sent') = ?"
+_TIMEOUT = "SELECT execution_timeout_ms FROM item WHERE seed = ? AND json_extract(spec, '$.prompt_sent') = ?"
 _STATE_OF_JOB = "SELECT state FROM item WHERE job_id = ?"
 _JOB = "SELECT endpoint FROM job WHERE job_id = ?"
 _STORED = """
@@ -38,10 +39,12 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._last_event = 0
+        self._sent_policy: dict[str, int] = {}
 
     def subject_of(self, body: bytes) -> Subject:
         """The wanted image that a `/run` is about."""
-        graph = json.loads(body)["input"]["workflow"]
+        sent = json.loads(body)
+        graph, self._sent_policy = sent["input"]["workflow"], sent.get("policy", {})
         return graph["6"]["inputs"]["text"], graph["25"]["inputs"]["noise_seed"]
 
     def sending(self, asked: Asked, request: HttpRequest) -> None:
@@ -73,6 +76,9 @@ class Watch:
         if asked.body_bytes > MAX_BODY_BYTES:
             self._world.accuse(f"a body of {asked.body_bytes} bytes was sent")
         states = [state for (state,) in self._world.ledger.rows(_STATE, str(seed), prompt)]
+        recorded = [timeout_ms for (timeout_ms,) in self._world.ledger.rows(_TIMEOUT, str(seed), prompt)]
+        if recorded != [self._sent_policy.get("executionTimeout")] or "ttl" not in self._sent_policy:
+            self._world.accuse(f"{prompt} is sent with {self._sent_policy}, recorded is a timeout of {recorded} ms")
         if states != ["submitting"]:
             self._world.accuse(f"{prompt} with seed {seed} is sent while the durable ledger says {states}")
 

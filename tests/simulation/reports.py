@@ -1,0 +1,137 @@
+"""What each life reported: counts, results, what it says it has spent. All of it must equal the ledger and the books."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .broken import hold
+from .plans import indexed
+from .platform import picture
+from .records import Move, Record, Records
+
+if TYPE_CHECKING:
+    from .lives import Life
+    from .world import World
+
+_STATUS = {
+    "stored": "success", "failed": "failed", "given_up": "failed", "lost": "failed", "unknown": "held",
+    "cancelled": "cancelled", "wanted": "pending",
+}  # fmt: skip
+_FINISHED = ("ended", "stopped", "RunPausedError", "BudgetReachedError", "StoreError")
+#: What the ledger may say of a run, by how its life ended; whatever it says of others, it must say something.
+_RUN_OUTCOMES = {
+    "ended": ("ended",),
+    "stopped": ("stopped", "ended"),
+    "cancelled": ("cancelled", "stopped", "ended", "died"),  # died: it was cancelled while its row was being written
+    "RunPausedError": ("stopped",),
+    "BudgetReachedError": ("stopped",),
+}
+
+
+def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
+    """Raises `BrokenError`."""
+    _look_at_runs(world, records, lives)
+    for life in lives:
+        if life.ending in _FINISHED and life.statistics is not None:
+            _look_at_made(world, records, life)
+        if life.ending in ("ended", "stopped"):
+            _look_at_spending(records, life)
+        if life.ending == "ended":
+            _look_at_counts(life, records)
+            _look_at_results(life, records)
+
+
+def _look_at_runs(world: World, records: Records, lives: Sequence[Life]) -> None:
+    """The ledger has a row for each run that began, with how it ended."""
+    outcomes = list(records.run_outcomes)
+    hold(len(outcomes) == lives[-1].runs_begun, f"{lives[-1].runs_begun} runs began, {len(outcomes)} are recorded")
+    hold(None not in outcomes, f"a run without an end is recorded: {outcomes}")
+    for life in lives:
+        is_new = life.runs_begun > (lives[life.number - 1].runs_begun if life.number else 0)
+        allowed = _RUN_OUTCOMES.get(life.ending)
+        if is_new and allowed and life.number not in world.ledger.failed_in:
+            said = outcomes[life.runs_begun - 1]
+            hold(said in allowed, f"life {life.number} {life.ending}, and its run is recorded as {said}")
+
+
+def _made(records: Records, life: Life) -> list[Record]:
+    return [
+        record for record in records.items
+        if record.state_after(life.number) == "stored" and any(move.target == "stored" for move in _moves(record, life))
+    ]  # fmt: skip
+
+
+def _moves(record: Record, life: Life) -> list[Move]:
+    return [move for move in record.moves if move.life == life.number]
+
+
+def _look_at_made(world: World, records: Records, life: Life) -> None:
+    made, counted = _made(records, life), life.statistics
+    assert counted is not None
+    hold(counted.made == len(made), f"life {life.number} says it made {counted.made}, and made {len(made)}")
+    pictures = sum(2 if record.subject[0] in world.doubles else 1 for record in made)
+    hold(counted.pictures == pictures, f"life {life.number} says {counted.pictures} pictures, and there are {pictures}")
+    hold(counted.out == 0, f"life {life.number} is over with {counted.out} jobs being worked on")
+
+
+def _look_at_spending(records: Records, life: Life) -> None:
+    """Every job that ended, by what it was good for."""
+    assert life.statistics is not None
+    uses: Counter[str] = Counter()
+    for record in records.items:
+        for move in _moves(record, life):
+            if (move.source, move.target) == ("storing", "stored"):
+                uses["made"] += 1
+            elif move.source == "accepted" and move.target != "storing":
+                uses["lost" if move.is_loss else "failed"] += 1
+            elif (move.source, move.target) == ("submitting", "unknown") and not move.was_found:
+                uses["unknown"] += 1
+    said = {str(use): tally.jobs for use, tally in life.statistics.spending.tallies.items() if tally.jobs}
+    hold(said == dict(uses), f"life {life.number} says it paid for {said}, the ledger {dict(uses)}")
+
+
+def _look_at_counts(life: Life, records: Records) -> None:
+    """The counts of a run over its whole input, one for each image that it was given or found out."""
+    counted = life.statistics
+    assert counted is not None
+    named = {result.request_id for result in life.results}
+    found = [record for record in records.items if record.request_id not in named and _was_out(record, life)]
+    items = [record for record in records.items if record.request_id in named] + found
+    states = Counter(record.state_after(life.number) for record in items)
+    made = len(_made(records, life))
+    rows = len(indexed(life.options.given))
+    expected = {
+        "wanted": rows + len(found),
+        "made": made,
+        "kept": states["stored"] - made,
+        "failed": states["failed"] + states["given_up"] + states["lost"],
+        "held": states["unknown"],
+        "cancelled": states["cancelled"],
+        "repeated": rows - len(named),
+        "pending": states["wanted"],
+    }
+    said = {name: getattr(counted, name) for name in expected}
+    hold(said == expected, f"life {life.number} counts {said}, the books {expected}")
+
+
+def _was_out(record: Record, life: Life) -> bool:
+    """Whether the life found a job of it out (or its picture half stored) and worked on it."""
+    return any(move.source in ("accepted", "storing") for move in _moves(record, life))
+
+
+def _look_at_results(life: Life, records: Records) -> None:
+    """Each row of the input is answered once, with what became of it."""
+    by_id = {record.request_id: record for record in records.items}
+    rows = indexed(life.options.given)
+    hold(sorted(result.index for result in life.results) == list(range(len(rows))), f"life {life.number}: not all told")
+    for result in life.results:
+        record = by_id[result.request_id]
+        hold(record.subject[0] == rows[result.index].want.spec.prompt_sent, f"row {result.index} was told of {record}")
+        hold(result.seed == record.subject[1], f"row {result.index} was told of seed {result.seed}: {record}")
+        status = _STATUS[str(record.state_after(life.number))]
+        allowed = (status, "delivered") if result.kept or result.repeats else (status,)
+        hold(result.status in allowed, f"life {life.number} said {result.status} of {record}")
+        for number, delivered in enumerate(result.delivered):
+            hold(delivered.data == picture(*record.subject, number), f"delivered something else: {record}")
