@@ -41,7 +41,8 @@ class Life:
     """What is known of one incarnation from outside.
 
     `ending`: ended, stopped, cancelled (stopped twice), crashed, or the name of the error that ended it, with its text
-    in `said`. `last_event` and `runs_begun` are the ledger's newest event and its count of runs when it was over; times are monotonic, but for `began_true`.
+    in `said`. `last_event` and `runs_begun` are the ledger's newest event and its count of runs when it was over; times
+    are monotonic, but for `began_true`.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""What each life reported: counts, results, what it says it has spent. All of it must equal the ledger and the books."""
+"""What each life reported: counts, results, what it has spent. All of it must equal the ledger and the books."""
 
 from __future__ import annotations
 
