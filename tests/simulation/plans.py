@@ -18,8 +18,8 @@ from .platform import MAX_BODY_BYTES
 from .points import CRASH_POINTS
 
 KINDS = (
-    "plain", "plain", "plain", "fixed seed", "named", "named", "two pictures", "two pictures", "two images", "in memory",
-    "twice", "with an id",
+    "plain", "plain", "plain", "fixed seed", "named", "named", "two pictures", "two pictures", "two images",
+    "in memory", "twice", "with an id",
     "with an id",     "forbidden", "edited workflow",
 )  # fmt: skip
 _OVERSIZE_EVERY = 250  # so often one row is over what a body may have: such worlds are slow
