@@ -60,7 +60,9 @@ class Execution:
 
 @dataclass
 class Job:
-    """One accepted job. Until `hidden_until`, `/status` says 404 of it although it is there."""
+    """One accepted job. Until `hidden_until`, `/status` says 404 of it although it is there; until `told_late_until`,
+    what it said before a retry.
+    """
 
     job_id: str
     endpoint: str
@@ -70,6 +72,7 @@ class Job:
     execution_timeout_seconds: float
     hidden_until: float
     executions: list[Execution]
+    told_late_until: float = 0.0
     cancelled_at: float | None = None
     damaged_replies: int = 0
 

@@ -32,10 +32,12 @@ REQUEST_FAULTS = {
     "status": (*_FOR_ALL, "stale status", "damaged result"),
     "cancel": _FOR_ALL,
     "retry": _FOR_ALL,
-}
+    "download": ("refused connection", "lost request", "lost reply", "cut reply", "429", "503", "500 before",
+                 "damaged result"),
+}  # fmt: skip
 #: What a storm does to every request it meets: the network's and the platform's faults, and the account's.
 STORMS = ("503", "429", "500 before", "refused connection", "lost request", "429 with Retry-After", "401", "402", "400")
-_RARE = ("cancel", "retry")  # asked so seldom that their faults would be
+_RARE = ("cancel", "retry", "download")  # asked so seldom that their faults would be
 _STORM_SECONDS = (5.0, 30.0, 120.0, 900.0)
 _STALE_SECONDS = 25.0
 _MAX_DAMAGED_REPLIES = 2  # the engine may take a result that came damaged three times for what it is
@@ -140,7 +142,7 @@ class Network:
                 return _spoilt(asked, 200, b"<html><title>One moment</title></html>")
             case "garbled reply" if reply.status == 200:
                 return _spoilt(asked, reply.status, reply.body[: pick(len(reply.body), "garbled at")])
-            case "damaged result" if reply.whole_result and reply.job is not None:
+            case "damaged result" if reply.job is not None and (asked.operation == "download" or reply.whole_result):
                 return _damaged(reply, reply.job)
         return reply
 
@@ -148,7 +150,7 @@ class Network:
         world = self._world
         _, endpoint, operation, *rest = urlsplit(request.url).path.strip("/").split("/")
         body = request.body or b""
-        subject: Subject | str = rest[0] if rest else world.watch.subject_of(body)
+        subject: Subject | str = "/".join(rest) if rest else world.watch.subject_of(body)
         asked = Asked(self._life, operation, endpoint, subject, world.now, len(body))
         asked.job = world.books.jobs.get(rest[0]) if rest else None
         asked.fault = self._fault(operation)
@@ -211,11 +213,13 @@ def _spoilt(asked: Asked, status: int, body: bytes) -> Reply:
 
 
 def _damaged(reply: Reply, job: Job) -> Reply:
-    """A result of which bytes were turned on the way: JSON still, and no picture any more."""
+    """A result of which a bit was turned on the way: JSON still, if it was, and no picture any more."""
     if job.damaged_replies >= _MAX_DAMAGED_REPLIES:
         return reply
-    job.damaged_replies += 1
     whole = picture(*job.subject, 0)
     damaged = whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
-    body = reply.body.replace(b64encode(whole), b64encode(damaged))
+    body = reply.body.replace(whole, damaged).replace(b64encode(whole), b64encode(damaged))
+    if body == reply.body:
+        return reply
+    job.damaged_replies += 1
     return Reply(200, body, "damaged", job, reply.headers)

@@ -17,10 +17,10 @@ from .choices import Choices
 from .platform import MAX_BODY_BYTES
 from .points import CRASH_POINTS
 
+#: What a row can be, the more usual ones more than once.
 KINDS = (
     "plain", "plain", "plain", "fixed seed", "named", "named", "two pictures", "two pictures", "two images",
-    "in memory", "twice", "with an id",
-    "with an id",     "forbidden", "edited workflow",
+    "in memory", "twice", "with an id", "with an id", "forbidden", "edited workflow",
 )  # fmt: skip
 _OVERSIZE_EVERY = 250  # so often one row is over what a body may have: such worlds are slow
 MANY = 1000
@@ -67,8 +67,8 @@ class Options:
 
 
 #: Where a life is cut off on purpose; what is seldom reached is tried more often.
-_CRASH_POINTS = (*CRASH_POINTS, *[point for point in CRASH_POINTS if "cancel" in point or "retry" in point] * 3,
-                 *("retry request done, not known", "disk append", *("disk replace",) * 3) * 4)  # fmt: skip
+_CRASH_POINTS = (*CRASH_POINTS, *[point for point in CRASH_POINTS if " request" in point] * 2,
+                 *("retry request on its way", "disk append", "disk replace", "disk replace") * 6)  # fmt: skip
 
 
 class Plan:

@@ -19,6 +19,7 @@ from .books import FATES, Books, Execution, Job
 from .choices import Choices
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
+FILES_URL = "https://files.simulated/v2"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PLAGUES = ("no model", "out of memory", "worker not ready", "nothing saved")
 _INFRASTRUCTURE = ("out of memory", "timed out", "worker not ready", "worker died")
@@ -55,6 +56,7 @@ class Platform:
 
     def __init__(self, pick: Choices, books: Books, fault_percent: float) -> None:
         self._pick, self._books, self.fault_percent = pick, books, fault_percent
+        self._hands_over_links = pick.chance(25, "links")
         self._curses: dict[str, tuple[str, ...]] = {}
         self._plague = pick.of(_PLAGUES, "plague kind") if fault_percent and pick.chance(15, "plague") else None
 
@@ -66,9 +68,11 @@ class Platform:
         job = self._books.jobs.get(rest[0]) if rest else None
         if job is None or job.endpoint != endpoint:
             return _json(404, {"error": "job not found"}, "never was")
+        if operation == "download":
+            return Reply(200, _files(job, job.executions[-1].fate)[int(rest[1])], "ended", job)
         if job.is_gone(time) or time < job.hidden_until:
             return _json(404, {"error": "job not found"}, "gone" if job.is_gone(time) else "hidden", job)
-        answers = {"status": self.status, "cancel": self._cancel, "retry": self._retry}
+        answers = {"status": self._status_now, "cancel": self._cancel, "retry": self._retry}
         return answers[operation](job, time)
 
     def status(self, job: Job, time: float) -> Reply:
@@ -82,12 +86,24 @@ class Platform:
             record |= {"workerId": "w1"}
         if word == "FAILED":
             record["error"] = FATES[run.fate].error
-        if word == "COMPLETED" and (output := _output(job, run.fate)) is not None:
+        if word == "COMPLETED" and (output := self._output(job, run.fate)) is not None:
             record["output"] = output
         reply = _json(200, record, "ended", job)
         reply.execution = run if word != "CANCELLED" else None
         reply.whole_result = word == "COMPLETED" and run.fate == "done"
         return reply
+
+    def _output(self, job: Job, fate: str) -> dict[str, Any] | None:
+        """What a completed worker hands over, as base64 or as links; None: no output key at all."""
+        if fate == "no output":
+            return None
+        if fate == "nothing saved":
+            return {"status": "success_no_images", "images": []}
+        if self._hands_over_links:
+            links = (f"{FILES_URL}/{job.endpoint}/download/{job.job_id}/{number}" for number in range(job.pictures))
+            return {"images": [{"filename": "a.png", "type": "s3_url", "data": link} for link in links]}
+        texts = (base64.b64encode(data).decode() for data in _files(job, fate))
+        return {"images": [{"filename": "a.png", "type": "base64", "data": text} for text in texts]}
 
     def _accept(self, endpoint: str, body: bytes, time: float) -> Reply:
         if len(body) > MAX_BODY_BYTES:
@@ -158,10 +174,19 @@ class Platform:
             job.cancelled_at = time
         return _json(200, {"id": job.job_id, "status": self._word(job, time)}, "accepted", job)
 
+    def _status_now(self, job: Job, time: float) -> Reply:
+        if time >= job.told_late_until:
+            return self.status(job, time)
+        reply = self.status(job, job.executions[-2].ends_at)
+        reply.outcome, reply.execution = "stale", None
+        return reply
+
     def _retry(self, job: Job, time: float) -> Reply:
         if self._word(job, time) not in ("FAILED", "TIMED_OUT"):
             return _json(400, {"error": "only failed or timed-out jobs can be retried"}, "refused", job)
         self._execute(job, time)
+        if self.fault_percent and self._pick.chance(25, "retry told late", job.subject[0]):
+            job.told_late_until = time + 25.0 * self._pick.unit("told late for", job.subject[0])
         return _json(200, {"id": job.job_id, "status": "IN_QUEUE"}, "accepted", job)
 
     def _word(self, job: Job, time: float) -> str:
@@ -173,22 +198,14 @@ class Platform:
         return "IN_PROGRESS" if time < run.ends_at else FATES[run.fate].word
 
 
-def _output(job: Job, fate: str) -> dict[str, Any] | None:
-    """What a completed worker hands over; None: no output key at all."""
-    if fate == "no output":
-        return None
-    if fate == "nothing saved":
-        return {"status": "success_no_images", "images": []}
+def _files(job: Job, fate: str) -> list[bytes]:
+    """What the worker has made."""
     pictures = [picture(*job.subject, number) for number in range(job.pictures)]
     if fate == "damaged":
         pictures[-1] = pictures[-1][: len(pictures[-1]) // 2]
     if fate == "not a picture":
         pictures[0] = b"GIF89a, and nothing that we take"
-    return {
-        "images": [
-            {"filename": "a.png", "type": "base64", "data": base64.b64encode(data).decode()} for data in pictures
-        ]
-    }
+    return pictures
 
 
 def _json(status: int, value: dict[str, Any], outcome: str, job: Job | None = None) -> Reply:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .lives import Life
     from .world import World
 
+_DOWNLOAD_TRIES = 8
 FINAL = ("stored", "failed", "given_up", "lost", "unknown", "cancelled")
 _FAILURES = ("failed", "given_up", "lost")
 
@@ -196,6 +197,9 @@ class _Walk:
             self._look_at_loss(job, told, is_last=False)
             return
         self._hold(any(each.outcome in ("ended", "damaged") for each in told), "its end was never told")
+        if self._run.fate == "done":
+            self._look_at_downloads(move, job)
+            return
         if fate.fault_of == "item":
             self._hold(move.target == "failed", f"the image's own fault ({self._run.fate}) led to {move.target}")
         else:
@@ -209,6 +213,13 @@ class _Walk:
         self._look_at_outcome(fate.code, self._run.milliseconds)
         if move is self._record.moves[-1]:
             self._hold(self._record.code == fate.code, f"{fate.code} is reported as {self._record.code}")
+
+    def _look_at_downloads(self, move: Move, job: Job) -> None:
+        """A good picture may be given up only where its own site, which is not the platform's, has kept failing."""
+        tries = [each for each in self._world.books.asked if each.job is job and each.operation == "download"]
+        last = [each.outcome for each in tries if each.life == move.life][-_DOWNLOAD_TRIES:]
+        self._hold(last == ["fault"] * _DOWNLOAD_TRIES, f"a good picture ended as {move.target}")
+        self._hold(move.target == "failed", f"a failed download led to {move.target}")
 
     def _look_at_outcome(self, code: str, milliseconds: int) -> None:
         assert self._job is not None

@@ -53,9 +53,9 @@ def _grouped(asked: Iterable[Asked]) -> dict[tuple[str, str], list[Asked]]:
 def _look_at_rate(world: World, life: Life, name: str, group: Sequence[Asked]) -> None:
     pace, operation = life.options.pace, _GATES.get(group[0].operation, group[0].operation)
     window_seconds = _WINDOW_SECONDS - _seconds_to_the_wire(world, operation)
-    rate = {"run": pace.run_rate, "status": pace.status_rate, "cancel": pace.cancel_rate}
-    at_once = {"run": 160, "status": pace.downloads_at_once, "cancel": 16}[operation]
-    allowed = max(1, int(rate[operation] * pace.rate_share))
+    rates = {"run": pace.run_rate, "cancel": pace.cancel_rate}  # downloads share the gate of `/status`
+    at_once = {"run": 160, "cancel": 16}.get(operation, pace.downloads_at_once)
+    allowed = max(1, int(rates.get(operation, pace.status_rate) * pace.rate_share))
     times = [each.sent_at for each in group]
     for first, time in enumerate(times[: max(0, len(times) - allowed)]):
         seconds = times[first + allowed] - time
@@ -127,7 +127,8 @@ def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: int) -> None:
             if each.job is not None:
                 names[each.job.job_id] = key
         else:
-            key = names.get(str(each.subject), each.subject)
+            job_id = str(each.subject).partition("/")[0]
+            key = names.get(job_id, job_id)
         begin, end = spans.get(key, (each.sent_at, each.sent_at))
         spans[key] = (begin, max(end, each.answered_at or each.sent_at))
     most = _most_at_once(spans.values())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from asyncgen.ports import HttpRequest
 
 from .books import Asked, Subject
-from .platform import MAX_BODY_BYTES, picture
+from .platform import FILES_URL, MAX_BODY_BYTES, picture
 
 if TYPE_CHECKING:
     from .world import World
@@ -49,6 +49,9 @@ class Watch:
 
     def sending(self, asked: Asked, request: HttpRequest) -> None:
         """A request leaves."""
+        if asked.operation == "download":
+            self._downloading(asked, request)
+            return
         if not request.url.startswith(f"{BASE_URL}/{asked.endpoint}/"):
             self._world.accuse(f"a request to {request.url}")
         if request.headers.get("Authorization") != f"Bearer {API_KEY}":
@@ -59,6 +62,14 @@ class Watch:
         self._asking(asked)
         if asked.operation == "retry":
             self._buying_again(asked)
+
+    def _downloading(self, asked: Asked, request: HttpRequest) -> None:
+        """From somewhere else: the key stays here."""
+        told = any(each.job is asked.job and each.outcome == "ended" for each in self._world.books.asked)
+        if not request.url.startswith(FILES_URL) or asked.job is None or not told:
+            self._world.accuse(f"a download of {request.url}")
+        if "Authorization" in request.headers or API_KEY in str(request) or not request.public_hosts_only:
+            self._world.accuse(f"{request.url} was asked for with the key, or wherever it may lead")
 
     def committed(self) -> None:
         """The ledger has become durable in a new form."""
@@ -73,6 +84,8 @@ class Watch:
 
     def _buying(self, asked: Asked) -> None:
         prompt, seed = asked.subject
+        if prompt in self._world.unsendable:
+            self._world.accuse(f"{prompt[:40]} must not be sent: it is too large, or its workflow is another one now")
         if asked.body_bytes > MAX_BODY_BYTES:
             self._world.accuse(f"a body of {asked.body_bytes} bytes was sent")
         states = [state for (state,) in self._world.ledger.rows(_STATE, str(seed), prompt)]
