@@ -198,6 +198,7 @@ class Endpoint:
         with stop.interruptible():
             await self._run_gate.enter()
         try:
+            self._give_up_on_silence()  # each submission that nobody answers is one more that is held
             with anyio.CancelScope(shield=True):
                 await journal.intend()
                 outcome = await send()
@@ -477,10 +478,13 @@ class Endpoint:
     def _note_silence(self) -> None:
         """A request has had no answer. Silence lasts while we keep asking: a pause in which nobody asked ends it."""
         now = self._ports.clock.now()
-        longest_gap = 2 * self._pace.request_timeout_seconds + _LONGEST_PAUSE_SECONDS
-        if self._silent_since is None or now - self._failed_at > longest_gap:
+        if self._silent_since is None or self._has_paused(now):
             self._silent_since = now
         self._failed_at = now
+
+    def _has_paused(self, now: float) -> bool:
+        """Whether nobody has asked for so long that what was silent then may answer now."""
+        return now - self._failed_at > 2 * self._pace.request_timeout_seconds + _LONGEST_PAUSE_SECONDS
 
     def _slow_down(self, gate: Gate, reply: HttpReply, retry_after_seconds: float | None) -> None:
         if reply.status == _TOO_MANY_REQUESTS:
@@ -495,9 +499,10 @@ class Endpoint:
         return max(backoff_seconds(faults_in_a_row, jitter), (retry_after_seconds or 0.0) * (1 + 0.1 * jitter))
 
     def _give_up_on_silence(self) -> None:
-        if self._silent_since is None:
+        now = self._ports.clock.now()
+        if self._silent_since is None or self._has_paused(now):
             return
-        silent_for = self._ports.clock.now() - self._silent_since
+        silent_for = now - self._silent_since
         if silent_for > self._pace.unreachable_seconds:
             raise RunPausedError(
                 Failure(

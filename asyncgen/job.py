@@ -119,10 +119,8 @@ class Job:
     # -- buy: wanted → submitting → accepted ---------------------------------------------------------------------
 
     async def _buy(self) -> None:
-        spec, allowance = self.want.spec, self._bench.allowance
-        if allowance.stop_of(spec) is not None:
-            raise StoppedError
-        terms = await allowance.reserve(spec, self._stop)
+        allowance = self._bench.allowance
+        terms = await allowance.reserve(self.want.spec, self._stop)
         with self._paying(terms):
             try:
                 body = await self._body(terms)
@@ -130,9 +128,15 @@ class Job:
                 code = FailureCode.BODY_TOO_LARGE if error.field == "input" else FailureCode.INPUT_REFUSED
                 await self._ledger.record_refused_here(self.item, _item_failure(code, str(error)))
                 return
-            journal = _Journal(self, lambda: self._ledger.record_intent(self.item, terms))
+            journal = _Journal(self, lambda: self._intend(terms))
             outcome = await self._bench.endpoint_at(terms.endpoint).submit(body, journal, self._stop)
         self._look_at(outcome, terms)
+
+    async def _intend(self, terms: Terms) -> None:
+        """The intent, made durable; a submission that was refused for a while may find its lane stopped by now."""
+        if self._bench.allowance.stop_of(self.want.spec) is not None:
+            raise StoppedError
+        await self._ledger.record_intent(self.item, terms)
 
     @contextmanager
     def _paying(self, terms: Terms) -> Iterator[None]:

@@ -91,16 +91,22 @@ def _look_at_pauses(world: World, name: str, group: Sequence[Asked]) -> None:
             hold(not early, f"{name}: sent within the Retry-After of {told.retry_after_seconds} s")
 
 
+def _ran_again(retries: Sequence[Asked], first: Asked) -> bool:
+    """Whether the first cancel was for a run that had ended: the run that was bought meanwhile is cancelled as well."""
+    return any(each.answered_at is not None and each.answered_at >= first.sent_at for each in retries)
+
+
 def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
     """One and the same request: after a fault with a growing pause, else not before the polling interval."""
     is_slowed = any(each.fault and each.fault.startswith("429") for each in asked)
     chains: dict[tuple[object, str], list[Asked]] = defaultdict(list)
     for each in asked:
         chains[each.subject, each.operation].append(each)
+    retries = {subject: chain for (subject, operation), chain in chains.items() if operation == "retry"}
     for (subject, operation), chain in chains.items():
         faults = 0
         for before, after in pairwise(chain):
-            if before.answered_at is None:
+            if before.answered_at is None or (operation == "cancel" and _ran_again(retries.get(subject, ()), chain[0])):
                 continue
             faults = faults + 1 if before.outcome in _FAULTS else 0
             floor = 0.0
