@@ -89,7 +89,8 @@ class Job:
         self.timing = Timing()
         self._submitted_now = False
         self._cancel_sent = False
-        self._before_retry: Failed | None = None  # what /status said of the job that is running again
+        # Nobody has confirmed that the job runs again: a failure that is told of it may be the old one.
+        self._may_be_running_again = item.state is State.ACCEPTED and item.accepted_at is None
         self._terms: Terms | None = None  # of the job that is out: what it can cost is set aside
         if item.state is State.ACCEPTED:
             self._terms = bench.allowance.take_over(item)
@@ -128,11 +129,10 @@ class Job:
                 code = FailureCode.BODY_TOO_LARGE if error.field == "input" else FailureCode.INPUT_REFUSED
                 await self._ledger.record_refused_here(self.item, _item_failure(code, str(error)))
                 return
-            journal = _Journal(self, lambda: self._intend(terms))
-            outcome = await self._bench.endpoint_at(terms.endpoint).submit(body, journal, self._stop)
+            outcome = await self._bench.endpoint_at(terms.endpoint).submit(body, _Submission(self, terms), self._stop)
         self._look_at(outcome, terms)
 
-    async def _intend(self, terms: Terms) -> None:
+    async def intend(self, terms: Terms) -> None:
         """The intent, made durable; a submission that was refused for a while may find its lane stopped by now."""
         if self._bench.allowance.stop_of(self.want.spec) is not None:
             raise StoppedError
@@ -161,7 +161,7 @@ class Job:
         match outcome:
             case Accepted(job_id):
                 await self._record_accepted(job_id)
-                self.timing, self._submitted_now, self._cancel_sent = Timing(), True, False
+                self._is_out_now()
                 log.debug("accepted as job %s", job_id)
             case Refused(reason):
                 await self._ledger.record_refused(self.item, reason)
@@ -174,6 +174,22 @@ class Job:
                 await self._ledger.record_rejected(self.item, failure)
             case Rejected(failure):
                 await self._ledger.record_refused(self.item, str(failure))
+
+    async def intend_retry(self, terms: Terms, ending: Failed) -> None:
+        """The intent to have a failed job run again, made durable."""
+        await self._ledger.record_retry_intent(self.item, terms, ending.failure, ending.timing)
+
+    async def learn_of_retry(self, outcome: Accepted | Refused | Unknown | Rejected | Missing) -> None:
+        """What became of a retry. Its job has an id, so what no reply has told `/status` will."""
+        self._may_be_running_again = True
+        if isinstance(outcome, Unknown):
+            await self._ledger.record_unconfirmed(self.item, outcome.reason)
+            self._is_out_now()
+        else:
+            await self.learn(outcome)
+
+    def _is_out_now(self) -> None:
+        self.timing, self._submitted_now, self._cancel_sent = Timing(), True, False
 
     async def _record_accepted(self, job_id: str) -> None:
         try:
@@ -233,9 +249,11 @@ class Job:
         if self._stop.requested and self._bench.policy.cancel_on_stop:
             await self.cancel()
         ending = await endpoint.wait_output(
-            self.item.job_id, just_submitted=self._submitted_now, before_retry=self._before_retry
+            self.item.job_id,
+            just_submitted=self._submitted_now,
+            may_be_running_again=self._may_be_running_again,
         )
-        self._submitted_now, self._before_retry = False, None
+        self._submitted_now = self._may_be_running_again = False
         match ending:
             case Rejected(failure):
                 raise RunPausedError(failure)
@@ -384,15 +402,15 @@ class Job:
             await end_without_retry()
             return
         log.warning("job %s is run again after %s", job_id, ending.failure)
-        journal = _Journal(self, lambda: self._ledger.record_retry_intent(self.item, terms, ending.failure, timing))
+        journal = _Retry(self, terms, ending)
         with self._paying(terms):
             try:
                 outcome = await self._bench.endpoint_at(terms.endpoint).retry(job_id, journal, self._stop)
             except StoppedError:
                 await end_without_retry()
                 raise
-        self._before_retry = ending
-        self._look_at(outcome, terms)
+        if not isinstance(outcome, Unknown):
+            self._look_at(outcome, terms)
 
     def _lost(self) -> Failure:
         wall, accepted_at = self._bench.ports.clock.wall(), self.item.accepted_at
@@ -411,17 +429,32 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Journal:
-    """The endpoint's journal of one submission: how its intent is recorded depends on what is submitted."""
+class _Submission:
+    """The endpoint's journal of a `POST /run`."""
 
     job: Job
-    record_intent: Callable[[], Awaitable[None]]
+    terms: Terms
 
     async def intend(self) -> None:
-        await self.record_intent()
+        await self.job.intend(self.terms)
 
     async def learn(self, outcome: Accepted | Refused | Unknown | Rejected | Missing) -> None:
         await self.job.learn(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Retry:
+    """The endpoint's journal of a `POST /retry`, after which the job has ended as `ending` says, or runs again."""
+
+    job: Job
+    terms: Terms
+    ending: Failed
+
+    async def intend(self) -> None:
+        await self.job.intend_retry(self.terms, self.ending)
+
+    async def learn(self, outcome: Accepted | Refused | Unknown | Rejected | Missing) -> None:
+        await self.job.learn_of_retry(outcome)
 
 
 def _item_failure(code: FailureCode, message: str) -> Failure:

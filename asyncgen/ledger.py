@@ -192,6 +192,11 @@ class Ledger:
             also=rows.accept_job(item, job_id),
         )
 
+    async def record_unconfirmed(self, item: Item, reason: str) -> None:
+        """No reply came to a retry; its job's id is known, and tells whether it runs again."""
+        detail = f"no reply to POST /retry ({reason}): the job's id tells whether it runs again"
+        await self._move(item, State.ACCEPTED, detail, accepted_at=None)
+
     async def record_refused_here(self, item: Item, failure: Failure) -> None:
         """It cannot be sent: its own fault, found before anything was bought."""
         await self._move(item, State.FAILED, str(failure), failure=failure)

@@ -39,7 +39,7 @@ _S = State
 MOVES: tuple[Move, ...] = (
     Move(_S.WANTED, _S.SUBMITTING, "the intent to buy is durable; only now may POST /run be sent"),
     Move(_S.WANTED, _S.FAILED, "refused here, before anything was sent"),
-    Move(_S.SUBMITTING, _S.ACCEPTED, "the reply carried a job id"),
+    Move(_S.SUBMITTING, _S.ACCEPTED, "the reply carried a job id; after a retry it is known, reply or not"),
     Move(_S.SUBMITTING, _S.WANTED, "certainly not accepted: connection refused, 429, 503, or an account fault"),
     Move(_S.SUBMITTING, _S.FAILED, "the platform refused this job for what it is"),
     Move(_S.SUBMITTING, _S.UNKNOWN, "sent, and no reply: timeout, reset, 5xx, or the process died"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from asyncgen.errors import Failure, FailureClass, FailureCode
@@ -18,6 +18,10 @@ Also = Callable[[sqlite3.Connection, float], object]
 #: The row of an item's last submission: what it was bought with, or may have been.
 LAST_JOB: Final = "job.id = (SELECT max(id) FROM job WHERE item_id = item.id)"
 _THIS_JOB: Final = "id = (SELECT max(id) FROM job WHERE item_id = ?)"
+_NEVER_LEARNED: Final = (
+    "the process ended while the submission was in the air; whether it was accepted was never learned"
+)
+_ID_TELLS: Final = "the process ended while POST /retry was in the air: the job's id tells whether it runs again"
 _UNKNOWN_JOB: Final = f"UPDATE job SET outcome = 'unknown' WHERE {_THIS_JOB}"  # noqa: S608 - the names are ours
 
 
@@ -29,24 +33,31 @@ def failure_columns(failure: Failure | None) -> dict[str, Any]:
 
 
 def settle_in_the_air(connection: sqlite3.Connection, at: float) -> int:
-    """Whether submissions of a process that has ended were accepted will never be known; how many there were."""
-    failure = Failure(
-        FailureClass.TRANSPORT,
-        FailureCode.UNREACHABLE,
-        "the process ended while the submission was in the air; whether it was accepted was never learned",
-    )
+    """Whether what a process that has ended had in the air was accepted.
+
+    Of a submission that will never be known; returns how many there were. Of a retry the job's id tells.
+    """
     connection.execute("BEGIN IMMEDIATE")
-    rows = connection.execute("SELECT id FROM item WHERE state = ?", (State.SUBMITTING,)).fetchall()
-    columns = {"state": State.UNKNOWN, "state_at": at, "detail": failure.message, **failure_columns(failure)}
+    found = connection.execute("SELECT id, job_id FROM item WHERE state = ?", (State.SUBMITTING,)).fetchall()
+    submissions = [row["id"] for row in found if row["job_id"] is None]
+    failure = Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, _NEVER_LEARNED)
+    unknown = {"state": State.UNKNOWN, "state_at": at, "detail": failure.message, **failure_columns(failure)}
+    _update_items(connection, submissions, unknown)
+    connection.executemany(_UNKNOWN_JOB, [(item_id,) for item_id in submissions])
+    retries = [row["id"] for row in found if row["job_id"] is not None]
+    unconfirmed = {"state": State.ACCEPTED, "state_at": at, "detail": _ID_TELLS, "accepted_at": None}
+    _update_items(connection, retries, unconfirmed)
+    connection.execute("UPDATE run SET ended_at = ?, outcome = 'died' WHERE ended_at IS NULL", (at,))
+    connection.commit()
+    return len(submissions)
+
+
+def _update_items(connection: sqlite3.Connection, item_ids: Sequence[int], columns: Mapping[str, Any]) -> None:
     assignments = ", ".join(f"{name} = ?" for name in columns)
     connection.executemany(
         f"UPDATE item SET {assignments} WHERE id = ?",  # noqa: S608 - the names are ours
-        [(*columns.values(), row["id"]) for row in rows],
+        [(*columns.values(), item_id) for item_id in item_ids],
     )
-    connection.executemany(_UNKNOWN_JOB, [(row["id"],) for row in rows])
-    connection.execute("UPDATE run SET ended_at = ?, outcome = 'died' WHERE ended_at IS NULL", (at,))
-    connection.commit()
-    return len(rows)
 
 
 def open_batch(connection: sqlite3.Connection, name: str, realm: str, new_set: bool, at: float) -> Batch:

@@ -15,7 +15,7 @@ from asyncgen.endpoint import Pace
 from asyncgen.errors import FailureClass, FailureCode, InputError, RunPausedError, StoreError
 from asyncgen.job import Job
 from asyncgen.lifecycle import State
-from asyncgen.protocol import Timing
+from asyncgen.protocol import Failed, Timing
 from asyncgen.sandbox import FaultRule
 from asyncgen.stopping import Stop, StoppedError
 
@@ -283,6 +283,40 @@ async def test_the_same_fault_of_the_platform_twice_is_the_item_s(tmp_path: Path
     job, jobs = await settled(tmp_path, fault(name))
     assert job.item.failure is not None
     assert (job.item.state, job.item.failure.code, runs_of(jobs)) == (State.FAILED, code, 2)
+
+
+async def test_a_retry_that_nobody_answers_is_not_bought_anew_because_its_id_tells(tmp_path: Path) -> None:
+    faults = fault("failed:platform", nth=[1]), fault("reset_after_accept", operation="retry")
+    job, jobs = await settled(tmp_path, *faults)
+    assert (job.item.state, job.item.attempts, len(jobs), runs_of(jobs)) == (State.STORED, 2, 1, 2)
+    assert steps(tmp_path) == ["wanted", "submitting", "accepted", "submitting", "accepted", "storing", "stored"]
+
+
+async def test_a_retry_in_the_air_when_the_process_died_is_polled_by_its_id(tmp_path: Path) -> None:
+    """Its own process was the only one to know whether it was sent: here it was, and the job runs again."""
+    async with open_sandbox(fault("failed:platform", nth=[1])) as sandbox:
+        async with wired(sandbox, tmp_path) as parts:
+            job = await parts.job()
+            await job._buy()
+            ending = await parts.endpoint.wait_output(str(job.item.job_id))
+            assert isinstance(ending, Failed)
+            terms = await parts.bench.allowance.reserve(job.want.spec, Stop())
+            await parts.ledger.record_retry_intent(job.item, terms, ending.failure, ending.timing)
+            await parts.endpoint.retry(str(job.item.job_id), Told(), Stop())
+        async with wired(sandbox, tmp_path) as parts:
+            await parts.run([])
+        assert states(tmp_path) == {"stored": 1}
+        assert runs_of(bought(sandbox)) == 2
+
+
+class Told:
+    """A journal that somebody else keeps."""
+
+    async def intend(self) -> None:
+        """It has been written down."""
+
+    async def learn(self, outcome: Any) -> None:
+        """Nobody lived to write it down."""
 
 
 async def test_a_job_that_is_lost_twice_is_lost(tmp_path: Path) -> None:

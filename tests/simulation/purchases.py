@@ -66,6 +66,7 @@ class _Walk:
         self._bought = 0
         self._was_found_dead = False
         self._runs: dict[str, int] = {}
+        self._unconfirmed: list[int] = []
         self._run: Execution | None = None
 
     def walk(self) -> None:
@@ -91,7 +92,7 @@ class _Walk:
             case "submitting", "failed":
                 self._hold(self._told(move.life, "rejected"), "failed at submission, and not rejected")
             case "submitting", "accepted":
-                self._accept()
+                self._accept(before, move)
             case "submitting", "unknown":
                 self._look_at_unknown(before, move)
             case "unknown", "wanted":
@@ -120,17 +121,31 @@ class _Walk:
     def _begin_anew(self) -> None:
         self._bought, self._codes = 0, []
 
-    def _accept(self) -> None:
-        """The next purchase that the ledger knows is the next execution of its job in the books."""
+    def _accept(self, before: Move, move: Move) -> None:
+        """The next purchase that the ledger knows is the next execution of its job in the books.
+
+        A retry that nobody confirmed may not have arrived: then the job's last execution goes on counting.
+        """
         self._job = next(self._jobs, None)
         self._hold(self._job is not None, "accepted without a job")
         assert self._job is not None
         job = self._world.books.jobs.get(self._job.job_id)
         self._hold(job is not None and job.subject == self._record.subject, f"a job that was never: {self._job}")
         assert job is not None
-        self._runs[job.job_id] = self._runs.get(job.job_id, -1) + 1
-        self._hold(self._runs[job.job_id] < len(job.executions), f"{job.job_id} never ran again")
-        self._run = job.executions[self._runs[job.job_id]]
+        number = self._runs.get(job.job_id, -1) + 1
+        if not self._job.is_confirmed:
+            self._look_at_unconfirmed(before, move)
+            number = min(number, len(job.executions) - 1)
+        self._hold(number < len(job.executions), f"{job.job_id} never ran again")
+        self._runs[job.job_id], self._run = number, job.executions[number]
+
+    def _look_at_unconfirmed(self, before: Move, move: Move) -> None:
+        self._unconfirmed.append(move.life)
+        if before.life < move.life:
+            life = self._lives[before.life]
+            self._hold(self._may_forget(life), f"a retry left in the air by a life that {life.ending}")
+        else:
+            self._hold(self._told(move.life, "unknown"), "a retry that was answered, and not confirmed")
 
     # -- what became of submissions ------------------------------------------------------------------------------
 
@@ -146,7 +161,7 @@ class _Walk:
         """What was told must be known, unless the machine died or the ledger failed before it was written down."""
         for life in self._lives:
             told = sum(asked.outcome == "accepted" for asked in self._sent if asked.life == life.number)
-            known = self._count("submitting", "accepted", life.number)
+            known = self._count("submitting", "accepted", life.number) - self._unconfirmed.count(life.number)
             excused = int(self._may_forget(life))
             self._hold(known <= told <= known + excused, f"told {told} ids in life {life.number}, recorded {known}")
             sent = sum(asked.life == life.number for asked in self._sent)

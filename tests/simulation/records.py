@@ -33,12 +33,16 @@ class Move:
 
 @dataclass(frozen=True)
 class Bought:
-    """One purchase that the ledger knows was made: a job that was accepted, or accepted to run again."""
+    """One purchase that the ledger knows of: a job that was accepted, or accepted to run again.
+
+    `is_confirmed`: its reply came; without one, a job that was to run again may not do so.
+    """
 
     job_id: str
     endpoint: str
     outcome: str | None
     execution_ms: int | None
+    is_confirmed: bool
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,8 @@ def _record(
         jobs=tuple(
             Bought(*row)
             for row in rows(
-                "SELECT job_id, endpoint, outcome, execution_ms FROM job "
-                "WHERE item_id = ? AND accepted_at IS NOT NULL ORDER BY id"
+                "SELECT job_id, endpoint, outcome, execution_ms, accepted_at IS NOT NULL FROM job "
+                "WHERE item_id = ? AND job_id IS NOT NULL ORDER BY id"
             )
         ),
         files=tuple(

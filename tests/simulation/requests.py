@@ -142,11 +142,20 @@ def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: int) -> None:
     hold(most <= allowed, f"{most} jobs out in life {life.number}, {life.options.concurrency} allowed, {found} found")
 
 
+def _may_run_again(world: World, job: Job) -> bool:
+    return any(each.operation == "retry" and each.job is job for each in world.books.asked)
+
+
 def _look_at_fetches(world: World, asked: Sequence[Asked]) -> None:
-    """A result is fetched once in a life; again only if it came damaged, or its file could not be put in place."""
+    """A result is fetched once in a life; again only if it came damaged, or its file could not be put in place.
+
+    A failure of a job that was to run again is asked for again: it may be the old one.
+    """
     fetched: dict[str, list[Asked]] = defaultdict(list)
     for each in asked:
-        if each.operation == "status" and each.outcome in ("ended", "damaged") and each.job is not None:
+        if each.operation != "status" or each.outcome not in ("ended", "damaged") or each.job is None:
+            continue
+        if each.whole_result or each.outcome == "damaged" or not _may_run_again(world, each.job):
             fetched[each.job.job_id].append(each)
     for job_id, fetches in fetched.items():
         allowed = _fetches_allowed(world, world.books.jobs[job_id])
