@@ -42,6 +42,7 @@ from asyncgen.protocol import (
     Redirected,
     Refused,
     Rejected,
+    Timing,
     Transient,
     Unknown,
 )
@@ -70,6 +71,7 @@ _TOO_MANY_REQUESTS: Final = 429
 
 Submitted = Accepted | Unknown | Rejected
 JobEnding = Completed | Failed | Cancelled | Missing | Rejected
+KnownEnd = tuple[FailureCode, Timing]  # how a job ended before it was run again
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class _Wait:
     """What one `wait_output` has seen so far; times are monotonic seconds."""
 
     since: float
-    may_be_running_again: bool = False
+    before_retry: KnownEnd | None = None
     polls: int = 0
     faults_in_a_row: int = 0
     missing_since: float | None = None
@@ -229,22 +231,22 @@ class Endpoint:
     # -- wait ----------------------------------------------------------------------------------------------------
 
     async def wait_output(
-        self, job_id: str, *, just_submitted: bool = False, may_be_running_again: bool = False
+        self, job_id: str, *, just_submitted: bool = False, before_retry: KnownEnd | None = None
     ) -> JobEnding:
         """Poll until the job has ended; the reply that says so is the download.
 
         A failed poll is polled again. `Missing` is returned only once `/status` has not known the job for
-        `MISSING_GRACE_SECONDS`; for as long a failure is taken for that of the run before where the job
-        `may_be_running_again`. A job is never abandoned: past `slow_after_*` it is only polled less often.
+        `MISSING_GRACE_SECONDS`, and for as long the failure `before_retry` is taken for an old answer. A job is
+        never abandoned: past `slow_after_*` it is only polled less often.
         """
         if just_submitted:
             await self._ports.clock.sleep(self._pace.polling_interval_seconds)
-        ending: JobEnding = await self._polled(job_id, deadline=math.inf, may_be_running_again=may_be_running_again)
+        ending: JobEnding = await self._polled(job_id, deadline=math.inf, before_retry=before_retry)
         return ending
 
-    async def _polled(self, job_id: str, *, deadline: float, may_be_running_again: bool = False) -> Any:
+    async def _polled(self, job_id: str, *, deadline: float, before_retry: KnownEnd | None = None) -> Any:
         """How the job ended, or, once the deadline has passed, what the last poll said (Pending or Transient)."""
-        wait = _Wait(self._ports.clock.now(), may_be_running_again)
+        wait = _Wait(self._ports.clock.now(), before_retry)
         retrying = self._retrying(
             lambda outcome: isinstance(outcome, Pending | Transient),
             wait=lambda state: self._poll_pause(wait, state),
@@ -268,10 +270,10 @@ class Endpoint:
     def _believed(
         self, outcome: JobEnding | Pending | Transient, wait: _Wait, now: float
     ) -> JobEnding | Pending | Transient:
-        """A 404 is believed once it has lasted; so is a failure after a retry, which may be the one before it."""
-        is_old = wait.may_be_running_again and isinstance(outcome, Failed) and outcome.may_be_retried
-        if is_old and now - wait.since < MISSING_GRACE_SECONDS:
-            return Transient("/status may still say what it said before the retry")
+        """A 404 is believed once it has lasted; so is, after a retry, the failure that came before it."""
+        said = (outcome.failure.code, outcome.timing) if isinstance(outcome, Failed) else None
+        if said and said == wait.before_retry and now - wait.since < MISSING_GRACE_SECONDS:
+            return Transient("/status says what it said before the retry")
         if not isinstance(outcome, Missing):
             wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since
             return outcome

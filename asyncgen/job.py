@@ -89,8 +89,6 @@ class Job:
         self.timing = Timing()
         self._submitted_now = False
         self._cancel_sent = False
-        # Nobody has confirmed that the job runs again: a failure that is told of it may be the old one.
-        self._may_be_running_again = item.state is State.ACCEPTED and item.accepted_at is None
         self._terms: Terms | None = None  # of the job that is out: what it can cost is set aside
         if item.state is State.ACCEPTED:
             self._terms = bench.allowance.take_over(item)
@@ -181,7 +179,6 @@ class Job:
 
     async def learn_of_retry(self, outcome: Accepted | Refused | Unknown | Rejected | Missing) -> None:
         """What became of a retry. Its job has an id, so what no reply has told `/status` will."""
-        self._may_be_running_again = True
         if isinstance(outcome, Unknown):
             await self._ledger.record_unconfirmed(self.item, outcome.reason)
             self._is_out_now()
@@ -248,12 +245,11 @@ class Job:
         endpoint = self._bench.endpoint_at(self.item.endpoint)
         if self._stop.requested and self._bench.policy.cancel_on_stop:
             await self.cancel()
+        before_retry = await self._ledger.end_before_retry(self.item) if self.item.attempts > 1 else None
         ending = await endpoint.wait_output(
-            self.item.job_id,
-            just_submitted=self._submitted_now,
-            may_be_running_again=self._may_be_running_again,
+            self.item.job_id, just_submitted=self._submitted_now, before_retry=before_retry
         )
-        self._submitted_now = self._may_be_running_again = False
+        self._submitted_now = False
         match ending:
             case Rejected(failure):
                 raise RunPausedError(failure)

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 
 from asyncgen import rows
-from asyncgen.errors import Failure, LedgerError
+from asyncgen.errors import Failure, FailureCode, LedgerError
 from asyncgen.lifecycle import ALLOWED, State
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
@@ -298,6 +298,16 @@ class Ledger:
         query = "SELECT 1 FROM (SELECT outcome FROM job WHERE item_id = ? ORDER BY id DESC LIMIT ?) WHERE outcome = ?"
         parameters = (item.id, item.attempts, outcome)
         return await self.transact(lambda connection: connection.execute(query, parameters).fetchone() is not None)
+
+    async def end_before_retry(self, item: Item) -> tuple[FailureCode, Timing] | None:
+        """How the item's job had ended when it was told to run again under its id; None where it was not."""
+        query = (
+            "SELECT outcome, delay_ms, execution_ms, worker_id FROM job "
+            "WHERE item_id = ? AND job_id = ? AND outcome IS NOT NULL ORDER BY id DESC LIMIT 1"
+        )
+        parameters = (item.id, item.job_id)
+        row = await self.transact(lambda connection: connection.execute(query, parameters).fetchone())
+        return row and (FailureCode(row["outcome"]), Timing(row["delay_ms"], row["execution_ms"], row["worker_id"]))
 
     # -- how changes are made ------------------------------------------------------------------------------------
 

@@ -298,7 +298,8 @@ async def test_an_old_answer_after_a_retry_is_not_taken_for_a_second_failure(tmp
     async with site(saying(FAILED, FAILED, FAILED, {"status": "CANCELLED"})) as url, opened(url, tmp_path) as it:
         before = await it.endpoint.wait_output("j")
         assert isinstance(before, Failed)
-        assert isinstance(await it.endpoint.wait_output("j", may_be_running_again=True), Cancelled)
+        known = (before.failure.code, before.timing)
+        assert isinstance(await it.endpoint.wait_output("j", before_retry=known), Cancelled)
 
 
 async def test_the_same_failure_that_lasts_after_a_retry_is_believed(tmp_path: Path) -> None:
@@ -306,7 +307,8 @@ async def test_the_same_failure_that_lasts_after_a_retry_is_believed(tmp_path: P
         before = await it.endpoint.wait_output("j")
         assert isinstance(before, Failed)
         began = it.clock.now()
-        assert await it.endpoint.wait_output("j", may_be_running_again=True) == before
+        known = (before.failure.code, before.timing)
+        assert await it.endpoint.wait_output("j", before_retry=known) == before
         assert it.clock.now() - began >= MISSING_GRACE_SECONDS
 
 
