@@ -152,6 +152,18 @@ MUTANTS = (
         "        if await self._ledger.has_job_ended_with(self.item, failure.code):", "        if False:",
     ),
     Mutant(
+        "old answer believed after a retry", "a job that runs again, and is paid for, is given up", "endpoint.py",
+        "        if said and said == wait.before_retry and", "        if False and",
+    ),
+    Mutant(
+        "download not tried again", "a good picture is given up because its site was slow once", "endpoint.py",
+        "_DOWNLOAD_TRIES: Final = 8", "_DOWNLOAD_TRIES: Final = 1",
+    ),
+    Mutant(
+        "workflow sent that is another one now", "a picture that its record does not describe", "job.py",
+        "        self._bench.planner.check_workflow(request, self.want.spec)\n", "",
+    ),
+    Mutant(
         "item failure bought again", "an image that can only fail is paid for again", "job.py",
         "            case Failed(failure) if failure.kind is FailureClass.INFRASTRUCTURE:",
         "            case Failed(failure):",
