@@ -7,6 +7,7 @@ each. The rules themselves are pure (`money`, `lanes`, `forecast`); this adds th
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 
 import anyio
@@ -119,7 +120,7 @@ class Allowance:
         """It may have been bought: what it can cost stays set aside for good. Raises `RunPausedError`."""
         usd = self._usd(terms.execution_timeout_ms)
         self._budget.settle(usd, usd)
-        self.spending.add(Use.UNKNOWN, Timing())
+        self.spending.add(Use.UNKNOWN, Timing(), terms.execution_timeout_ms)
         self._tell_waiting()
         self._report(self._lanes.note_unknown(terms.endpoint, failure))
 
@@ -128,11 +129,13 @@ class Allowance:
 
         Raises `RunPausedError` where this stops the endpoint.
         """
-        self.spending.add(_use(failure), timing)
+        timeout_ms = self._longest_timeout_ms if terms is None else terms.execution_timeout_ms
+        most_ms = _most_ms(item, timeout_ms)
+        self.spending.add(_use(failure), timing, most_ms)
         self._learn(spec, failure, timing, terms)
         if terms is not None:
-            most = self._usd(terms.execution_timeout_ms)
-            self._budget.settle(most, most if timing.execution_ms is None else self._usd(timing.execution_ms))
+            spent_ms = most_ms if timing.execution_ms is None else timing.execution_ms
+            self._budget.settle(self._usd(timeout_ms), self._usd(spent_ms))
         self._tell_waiting()
         if item.endpoint is not None and item.state is not State.CANCELLED:
             self._report(self._lanes.note(spec, item.endpoint, failure))
@@ -194,4 +197,12 @@ class Allowance:
 def _use(failure: Failure | None) -> Use:
     if failure is None:
         return Use.MADE
-    return Use.LOST if failure.code is FailureCode.LOST else Use.FAILED
+    return {FailureCode.LOST: Use.LOST, FailureCode.CANCELLED: Use.CANCELLED}.get(failure.code, Use.FAILED)
+
+
+def _most_ms(item: Item, timeout_ms: int) -> int:
+    """The most that an ended job can have run: its limit, and where it was cancelled no longer than it was there."""
+    if item.state is not State.CANCELLED or item.submitted_at is None:
+        return timeout_ms
+    there_ms = math.ceil((item.state_at - item.submitted_at) * 1000)
+    return min(there_ms, timeout_ms) if there_ms >= 0 else timeout_ms  # a clock that was set back tells nothing

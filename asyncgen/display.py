@@ -224,6 +224,9 @@ def _cost_lines(s: Statistics) -> list[str]:
         lines.append(f"beside it {overhead} estimated for cold starts and idle workers")
     if failed := spending.tallies[Use.FAILED].jobs:
         lines.append(f"{failed} jobs failed and were paid for: {spending.tallies[Use.FAILED].cost(s.price)}")
+    if cancelled := spending.tallies[Use.CANCELLED].jobs:
+        paid = spending.tallies[Use.CANCELLED].cost(s.price)
+        lines.append(f"{cancelled} jobs were cancelled; what they ran until then cost: {paid}")
     if lost := spending.tallies[Use.LOST].jobs:
         paid = spending.tallies[Use.LOST].cost(s.price)
         lines.append(f"{lost} jobs were lost, or had expired before they could be fetched, and were paid for: {paid}")

@@ -40,6 +40,7 @@ from asyncgen.protocol import (
     Failed,
     LinkedImage,
     Missing,
+    Pending,
     Refused,
     Rejected,
     Timing,
@@ -360,7 +361,8 @@ class Job:
             self._cancel_sent = True
             outcome = await self._bench.endpoint_at(item.endpoint).cancel(item.job_id)
             if not isinstance(outcome, Cancelled):
-                log.warning("job %s was not cancelled (%s): it is waited for", item.job_id, outcome)
+                word = outcome.status if isinstance(outcome, Pending) else type(outcome).__name__.lower()
+                log.warning("job %s was not cancelled (%s): it is waited for", item.job_id, word)
 
     async def _bought_again_or(self, otherwise: State, ending: Failed) -> None:
         """The platform's fault: bought again, unless the image has met the same one before or was bought enough."""

@@ -166,6 +166,7 @@ class Ledger:
             endpoint=terms.endpoint,
             execution_timeout_ms=terms.execution_timeout_ms,
         )
+        item.submitted_at = item.state_at
 
     async def record_refused(self, item: Item, reason: str) -> None:
         """The submission was certainly not accepted: it is as if it had never been sent."""
@@ -228,8 +229,8 @@ class Ledger:
         `usd_per_second` prices jobs that were bought without a price. Jobs that are out are not in it.
         """
         query = (
-            "SELECT coalesce(sum(coalesce(usd_per_second, ?) * coalesce(execution_ms, job.execution_timeout_ms)), 0) "
-            "/ 1000 AS usd FROM job JOIN item ON item.id = job.item_id WHERE batch_id = ? AND outcome IS NOT NULL"
+            f"SELECT coalesce(sum(coalesce(usd_per_second, ?) * {rows.MOST_MS}), 0) / 1000 AS usd "  # noqa: S608 - ours
+            "FROM job JOIN item ON item.id = job.item_id WHERE batch_id = ? AND outcome IS NOT NULL"
         )
         parameters = (usd_per_second, batch.id)
         return await self.transact(lambda connection: float(connection.execute(query, parameters).fetchone()["usd"]))

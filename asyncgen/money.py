@@ -35,6 +35,7 @@ class Use(StrEnum):
 
     MADE = "made"
     FAILED = "failed"
+    CANCELLED = "cancelled"  # taken back; it may have run until then
     LOST = "lost"  # it may have been a good picture; nobody has it
     UNKNOWN = "unknown"  # whether it was bought at all was never learned
 
@@ -49,18 +50,22 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A sum and its label. `usd` is None where it is unpriced, or nothing is known that could be added up."""
+    """A sum and its label. `usd` is None where it is unpriced, or nothing is known that could be added up.
+
+    `most_usd` is what a lower bound can be at the most; None where that is not known, and for every other sum.
+    """
 
     usd: float | None
     label: Label
+    most_usd: float | None = None
 
     @classmethod
-    def of_jobs(cls, usd: float, *, untimed: int, unpriced: int) -> Cost:
+    def of_jobs(cls, usd: float, *, untimed: int, unpriced: int, most_usd: float | None = None) -> Cost:
         """The execution cost of jobs, of which some gave no time and some had no price."""
         if unpriced:
             return cls(None, Label.UNPRICED)
         if untimed:
-            return cls(usd or None, Label.LOWER_BOUND)
+            return cls(usd or None, Label.LOWER_BOUND, most_usd)
         return cls(usd, Label.MEASURED)
 
     def __str__(self) -> str:
@@ -77,20 +82,26 @@ class Cost:
 
 @dataclass(slots=True)
 class Tally:
-    """Jobs that ended, the time they said they ran, and how many said none."""
+    """Jobs that ended, the time they said they ran, how many said none, and the most that those can have run."""
 
     jobs: int = 0
     execution_ms: int = 0
     untimed: int = 0
+    untimed_most_ms: int = 0
 
-    def add(self, execution_ms: int | None) -> None:
+    def add(self, execution_ms: int | None, most_ms: int) -> None:
+        """One job; it can have run for `most_ms` where it did not say how long (None)."""
         self.jobs += 1
         self.execution_ms += execution_ms or 0
         self.untimed += execution_ms is None
+        self.untimed_most_ms += most_ms if execution_ms is None else 0
 
     def cost(self, price: Price | None) -> Cost:
-        usd = 0.0 if price is None else self.execution_ms / 1000 * price.usd_per_second
-        return Cost.of_jobs(usd, untimed=self.untimed, unpriced=0 if price else self.jobs)
+        if price is None:
+            return Cost.of_jobs(0.0, untimed=self.untimed, unpriced=self.jobs)
+        usd = self.execution_ms / 1000 * price.usd_per_second
+        most_usd = usd + self.untimed_most_ms / 1000 * price.usd_per_second
+        return Cost.of_jobs(usd, untimed=self.untimed, unpriced=0, most_usd=most_usd)
 
 
 @dataclass(slots=True)
@@ -100,9 +111,9 @@ class Spending:
     tallies: dict[Use, Tally] = field(default_factory=lambda: {use: Tally() for use in Use})
     first_delay_ms: dict[str, int] = field(default_factory=dict)
 
-    def add(self, use: Use, timing: Timing) -> None:
-        """One job has ended."""
-        self.tallies[use].add(timing.execution_ms)
+    def add(self, use: Use, timing: Timing, most_ms: int) -> None:
+        """One job has ended; see `Tally.add`."""
+        self.tallies[use].add(timing.execution_ms, most_ms)
         if timing.worker_id is not None:
             self.first_delay_ms.setdefault(timing.worker_id, timing.delay_ms or 0)
 
@@ -114,6 +125,7 @@ class Spending:
             sum(tally.jobs for tally in tallies),
             sum(tally.execution_ms for tally in tallies),
             sum(tally.untimed for tally in tallies),
+            sum(tally.untimed_most_ms for tally in tallies),
         )
 
     def overhead(self, price: Price | None) -> Cost:
@@ -173,7 +185,14 @@ def sum_of(costs: Iterable[Cost]) -> Cost:
     listed = list(costs)
     labels = {cost.label for cost in listed}
     usd = sum(cost.usd or 0.0 for cost in listed)
-    return Cost.of_jobs(usd, untimed=Label.LOWER_BOUND in labels, unpriced=Label.UNPRICED in labels)
+    mosts = [cost.most_usd if cost.label is Label.LOWER_BOUND else cost.usd for cost in listed]
+    known = [most for most in mosts if most is not None]
+    return Cost.of_jobs(
+        usd,
+        untimed=Label.LOWER_BOUND in labels,
+        unpriced=Label.UNPRICED in labels,
+        most_usd=sum(known) if len(known) == len(mosts) else None,
+    )
 
 
 def dollars(usd: float) -> str:

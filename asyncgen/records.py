@@ -110,9 +110,10 @@ class Terms:
 class Item:
     """One wanted job as the ledger has it. Only the ledger changes it, and only after the change is durable.
 
-    `attempts` counts what was or may have been bought. `execution_timeout_ms` was sent with its last job. `run_id` is
-    the run that works on it. `changed`: it was made with other values than today's. `repeats`: the same fixed-seed
-    request came earlier in this input, and this is the same image.
+    `attempts` counts what was or may have been bought. `execution_timeout_ms` was sent with its last job;
+    `submitted_at` is when, None where another run sent it. `run_id` is the run that works on it. `changed`: it was made
+    with other values than today's. `repeats`: the same fixed-seed request came earlier in this input, and this is the
+    same image.
     """
 
     id: int
@@ -130,6 +131,7 @@ class Item:
     changed: bool = False
     repeats: bool = False
     execution_timeout_ms: int | None = None
+    submitted_at: float | None = None
     run_id: int | None = None
 
     @property

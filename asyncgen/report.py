@@ -13,17 +13,18 @@ from asyncgen.errors import LedgerError
 from asyncgen.lifecycle import OUT, State
 from asyncgen.money import Cost, Use, sum_of
 from asyncgen.registry import StyleUse
-from asyncgen.rows import LAST_JOB
+from asyncgen.rows import LAST_JOB, MOST_MS
 from asyncgen.schema import VERSION, cure_of, migrate
 
 _HISTORY_ROWS = 1000
-_USES = """
-    SELECT CASE outcome WHEN 'completed' THEN 'made' WHEN 'lost' THEN 'lost' WHEN 'unknown' THEN 'unknown' ELSE 'failed'
-           END AS became, coalesce(sum(execution_ms), 0) AS execution_ms,
+_USES = f"""
+    SELECT CASE WHEN outcome = 'completed' THEN 'made' WHEN outcome IN ('cancelled', 'lost', 'unknown') THEN outcome
+           ELSE 'failed' END AS became, coalesce(sum(execution_ms), 0) AS execution_ms,
            coalesce(sum(execution_ms * usd_per_second), 0) / 1000 AS usd,
+           CASE WHEN count(*) = count({MOST_MS}) THEN sum({MOST_MS} * usd_per_second) / 1000 END AS most_usd,
            sum(execution_ms IS NULL) AS untimed, sum(usd_per_second IS NULL) AS unpriced
     FROM job JOIN item ON item.id = job.item_id WHERE item.batch_id = ? AND outcome IS NOT NULL GROUP BY became
-"""
+"""  # noqa: S608 - the names are ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class BatchStatus:
     """One batch as the ledger has it: how many wanted jobs are in each state, and the pictures that are there.
 
     `gpu_ms` is the execution time of all its jobs that said one, failed ones included; milliseconds. `costs` is that
-    time priced, by what became of it: `made`, `failed`, `lost`, `unknown`.
+    time priced, by what became of it: `made`, `failed`, `cancelled`, `lost`, `unknown`.
     """
 
     name: str
@@ -91,10 +92,12 @@ def _batch_status(
     ).fetchone()[0]
     uses = connection.execute(_USES, (batch_id,)).fetchall()
     gpu_ms = sum(use["execution_ms"] for use in uses)
-    costs = {
-        Use(use["became"]): Cost.of_jobs(use["usd"], untimed=use["untimed"], unpriced=use["unpriced"]) for use in uses
-    }
+    costs = {Use(use["became"]): _cost(use) for use in uses}
     return BatchStatus(name, realm, created_at, pictures, gpu_ms, costs, {State(state): n for state, n in states})
+
+
+def _cost(use: sqlite3.Row) -> Cost:
+    return Cost.of_jobs(use["usd"], untimed=use["untimed"], unpriced=use["unpriced"], most_usd=use["most_usd"])
 
 
 @contextmanager

@@ -17,6 +17,10 @@ from asyncgen.request import MAX_SEED, ImageRequest
 Also = Callable[[sqlite3.Connection, float], object]
 #: The row of an item's last submission: what it was bought with, or may have been.
 LAST_JOB: Final = "job.id = (SELECT max(id) FROM job WHERE item_id = item.id)"
+#: How many milliseconds an ended job has run, or can have run at the most where it never said: the limit that was sent
+#: with it, and for one that was cancelled no longer than it was there. A wall clock that was set back tells nothing.
+MOST_MS: Final = """coalesce(execution_ms, CASE WHEN outcome = 'cancelled' AND ended_at >= submitted_at
+    THEN min(job.execution_timeout_ms, (ended_at - submitted_at) * 1000) ELSE job.execution_timeout_ms END)"""
 _THIS_JOB: Final = "id = (SELECT max(id) FROM job WHERE item_id = ?)"
 _NEVER_LEARNED: Final = (
     "the process ended while the submission was in the air; whether it was accepted was never learned"

@@ -37,11 +37,13 @@ from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.errors import Failure, FailureClass, FailureCode, RunPausedError
 from asyncgen.forecast import Forecast
 from asyncgen.lanes import LaneKind, Lanes
+from asyncgen.lifecycle import State
 from asyncgen.money import Budget, Label, Price, Use
 from asyncgen.ports import HttpReply, HttpRequest, Transport
 from asyncgen.protocol import Timing
 from asyncgen.results import ImageResult
 from asyncgen.sandbox import FaultRule, Sandbox
+from asyncgen.stopping import Stop
 
 pytestmark = pytest.mark.anyio
 
@@ -181,6 +183,44 @@ async def test_a_job_that_fails_counts_as_what_it_said_and_else_at_the_most(
                 await parts.run(prompts(40), parts.engine(concurrency=1))
         good = sum(job["fetches"] > 0 and job["state"] == "COMPLETED" for job in bought(sandbox))
         assert good == (100 - spent_on_it - 20) // 5 + 1
+
+
+@pytest.mark.parametrize(("seconds", "usd"), [(2.0, 2.0), (30.0, 20.0), (-5.0, 20.0)])
+async def test_a_cancelled_job_counts_for_as_long_as_it_was_there_and_never_for_more_than_its_limit(
+    tmp_path: Path, seconds: float, usd: float
+) -> None:
+    """Where the wall clock was set back meanwhile, that says nothing."""
+    failure = Failure(FailureClass.ITEM, FailureCode.CANCELLED, "cancelled at the platform")
+    async with metered() as (sandbox, _), on_a_budget(sandbox, tmp_path, 100) as parts:
+        job, allowance = await parts.job(), parts.bench.allowance
+        terms = await allowance.reserve(job.want.spec, Stop())
+        ended = replace(job.item, state=State.CANCELLED, submitted_at=1000.0, state_at=1000.0 + seconds)
+        allowance.note_end(ended, job.want.spec, failure, Timing(), terms)
+        assert allowance.reserve_at_once(replace(terms, execution_timeout_ms=int((100 - usd) * 1000)))
+        assert not allowance.reserve_at_once(replace(terms, execution_timeout_ms=1))
+        tallies = allowance.spending.tallies
+        assert {use: tally.untimed_most_ms for use, tally in tallies.items() if tally.jobs} == {
+            Use.CANCELLED: usd * 1000
+        }
+
+
+async def test_what_a_stop_takes_back_uses_up_no_more_of_the_budget_than_it_can_have_run(tmp_path: Path) -> None:
+    on_cancelling = {"timeout_seconds": 600, "cancel_on_stop": True}
+    async with (
+        metered(zero_workers=[ENDPOINT]) as (sandbox, _),
+        on_a_budget(sandbox, tmp_path, 1200, **on_cancelling) as parts,
+    ):
+        engine = parts.engine(concurrency=2)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.run, prompts(2), engine)
+            await eventually(lambda: states(tmp_path) == {"accepted": 2})
+            engine.request_stop()
+        assert states(tmp_path) == {"cancelled": 2}
+        cost = engine.statistics.spending.tallies[Use.CANCELLED].cost(PRICE)
+        assert (engine.statistics.spending.tallies[Use.CANCELLED].jobs, cost.usd) == (2, None)
+        assert cost.most_usd is not None
+        assert cost.most_usd < 600, "some pauses of the clock that jumps"
+        assert await parts.ledger.committed_usd(parts.batch, 1.0) == pytest.approx(cost.most_usd, abs=0.01)
 
 
 async def test_a_submission_of_unknown_outcome_stays_in_the_budget_at_the_most_it_can_have_cost(tmp_path: Path) -> None:

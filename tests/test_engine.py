@@ -503,6 +503,7 @@ async def test_a_run_says_what_it_has_paid_for_and_what_of_that_gave_no_picture(
     assert {use: tally.jobs for use, tally in spending.tallies.items()} == {
         Use.MADE: 7,
         Use.FAILED: 1,
+        Use.CANCELLED: 0,
         Use.LOST: 1,
         Use.UNKNOWN: 0,
     }

@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 from aiohttp import web
 from PIL import Image
-from support import ENDPOINT, Wired, bought, fault, files, ledger_rows, open_sandbox, site, size_of, states, wired
+from support import (
+    ENDPOINT,
+    Wired,
+    bought,
+    eventually,
+    fault,
+    files,
+    ledger_rows,
+    open_sandbox,
+    site,
+    size_of,
+    states,
+    wired,
+)
 
 from asyncgen.endpoint import Pace
 from asyncgen.errors import FailureClass, FailureCode, InputError, RunPausedError, StoreError
@@ -342,6 +355,15 @@ async def test_a_job_cancelled_at_the_platform_is_cancelled(tmp_path: Path) -> N
         parts.clock.on_pause = cancel_it
         await job.settle()
         assert job.item.state is State.CANCELLED
+
+
+async def test_a_job_that_cannot_be_cancelled_says_what_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
+        await died_while(parts, State.ACCEPTED, tmp_path)
+        ((item, want),) = await parts.ledger.items_out(parts.batch, 1)
+        await eventually(lambda: bought(sandbox)[0]["state"] == "COMPLETED")
+        await Job(parts.bench, item, want, Stop()).cancel()
+    assert f"job {item.job_id} was not cancelled (COMPLETED): it is waited for" in caplog.text
 
 
 # -- dying between any two steps ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from asyncgen.money import IDLE_TAIL_SECONDS, Budget, Cost, Label, Price, Spendi
 from asyncgen.protocol import Timing
 
 PRICE = Price(0.0004, "--usd-per-second")
+MOST_MS = 600_000
 _USD = st.floats(1e-7, 1e4)
 _EXECUTION_MS = st.none() | st.integers(0, 600_000)
 
@@ -76,15 +77,25 @@ def test_a_sum_of_sums_is_as_sure_as_the_least_sure_of_them(parts: list[tuple[fl
 
 
 def test_what_is_not_known_makes_a_sum_a_lower_bound() -> None:
-    not_known = Tally(1, 0, untimed=1).cost(PRICE)
+    not_known = Cost(None, Label.LOWER_BOUND)
     assert sum_of([not_known, not_known]) == not_known
     assert sum_of([not_known, Cost(0.5, Label.MEASURED)]) == Cost(0.5, Label.LOWER_BOUND)
+
+
+@given(st.lists(_EXECUTION_MS), st.lists(_EXECUTION_MS))
+def test_a_lower_bound_says_what_it_can_be_at_the_most(some: list[int | None], others: list[int | None]) -> None:
+    jobs = some + others
+    cost = tally_of(jobs).cost(PRICE)
+    most_usd = sum(MOST_MS if ms is None else ms for ms in jobs) / 1000 * PRICE.usd_per_second
+    assert cost.most_usd == (pytest.approx(most_usd) if None in jobs else None)
+    added = sum_of([tally_of(some).cost(PRICE), tally_of(others).cost(PRICE)])
+    assert added.most_usd == (pytest.approx(most_usd) if None in jobs else None)
 
 
 def tally_of(jobs: Iterable[int | None]) -> Tally:
     tally = Tally()
     for execution_ms in jobs:
-        tally.add(execution_ms)
+        tally.add(execution_ms, MOST_MS)
     return tally
 
 
@@ -95,7 +106,7 @@ def tally_of(jobs: Iterable[int | None]) -> Tally:
 def test_failed_and_lost_work_are_counted_apart_and_are_parts_of_the_total(jobs: list[tuple[Use, int | None]]) -> None:
     spending = Spending()
     for use, execution_ms in jobs:
-        spending.add(use, Timing(None, execution_ms, "w1"))
+        spending.add(use, Timing(None, execution_ms, "w1"), MOST_MS)
     for use in Use:
         assert spending.tallies[use] == tally_of(ms for became, ms in jobs if became is use)
     assert spending.total == tally_of(ms for _, ms in jobs)
@@ -104,7 +115,7 @@ def test_failed_and_lost_work_are_counted_apart_and_are_parts_of_the_total(jobs:
 def test_a_worker_costs_one_cold_start_and_one_idle_tail_however_many_jobs_it_runs() -> None:
     spending = Spending()
     for delay_ms, worker_id in [(12_000, "w1"), (90_000, "w1"), (20_000, "w2"), (5, None)]:
-        spending.add(Use.MADE, Timing(delay_ms, 4700, worker_id))
+        spending.add(Use.MADE, Timing(delay_ms, 4700, worker_id), MOST_MS)
     overhead = spending.overhead(PRICE)
     assert overhead.label is Label.ESTIMATED
     assert overhead.usd == pytest.approx((12 + 20 + 2 * IDLE_TAIL_SECONDS) * PRICE.usd_per_second)
@@ -112,20 +123,20 @@ def test_a_worker_costs_one_cold_start_and_one_idle_tail_however_many_jobs_it_ru
 
 def test_a_first_delay_of_many_minutes_was_a_queue_and_no_cold_start() -> None:
     spending = Spending()
-    spending.add(Use.MADE, Timing(1_800_000, 4700, "w1"))
+    spending.add(Use.MADE, Timing(1_800_000, 4700, "w1"), MOST_MS)
     assert spending.overhead(PRICE).usd == pytest.approx((60 + IDLE_TAIL_SECONDS) * PRICE.usd_per_second)
 
 
 def test_cold_starts_and_idle_workers_are_unpriced_without_a_price() -> None:
     spending = Spending()
-    spending.add(Use.MADE, Timing(12_000, 4700, "w1"))
+    spending.add(Use.MADE, Timing(12_000, 4700, "w1"), MOST_MS)
     assert spending.overhead(None) == Cost(None, Label.UNPRICED)
 
 
 def test_what_cold_starts_cost_is_not_known_where_no_job_named_its_worker() -> None:
     spending = Spending()
     assert spending.overhead(PRICE).usd == 0, "nothing has run"
-    spending.add(Use.LOST, Timing())
+    spending.add(Use.LOST, Timing(), MOST_MS)
     assert spending.overhead(PRICE) == Cost(None, Label.ESTIMATED)
     assert str(spending.overhead(PRICE)) == "not known"
 

@@ -107,6 +107,7 @@ async def test_a_folder_with_signs_of_its_own_is_read_too(tmp_path: Path) -> Non
 
 PRICED = replace(TERMS, usd_per_second=0.001)
 OUT_OF_TIME = Failure(FailureClass.INFRASTRUCTURE, FailureCode.LOST, "expired")
+TAKEN_BACK = Failure(FailureClass.ITEM, FailureCode.CANCELLED, "cancelled at the platform")
 NO_REPLY = Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, "reset")
 
 
@@ -123,7 +124,8 @@ async def paid(at: Desk, name: str, failure: Failure | None, execution_ms: int |
         await at.ledger.record_storing(item, [record(path=f"{name}.png")], timing)
         await at.ledger.record_stored(item)
     else:
-        await at.ledger.record_ended(item, State.LOST if failure is OUT_OF_TIME else State.FAILED, failure, timing)
+        targets = {OUT_OF_TIME.code: State.LOST, TAKEN_BACK.code: State.CANCELLED}
+        await at.ledger.record_ended(item, targets.get(failure.code, State.FAILED), failure, timing)
 
 
 @pytest.mark.anyio
@@ -134,16 +136,19 @@ async def test_what_gave_no_picture_is_counted_apart_with_how_sure_that_is(tmp_p
         await paid(at, "bad", FAILURE, 3000)
         await paid(at, "gone", OUT_OF_TIME, None)
         await paid(at, "held", NO_REPLY, None)
+        await paid(at, "taken back", TAKEN_BACK, 2000)
         (status,) = batch_statuses(tmp_path / LEDGER)
     assert status.costs == {
         Use.MADE: Cost(0.010, Label.MEASURED),
         Use.FAILED: Cost(0.003, Label.MEASURED),
-        Use.LOST: Cost(None, Label.LOWER_BOUND),
-        Use.UNKNOWN: Cost(None, Label.LOWER_BOUND),
+        Use.CANCELLED: Cost(0.002, Label.MEASURED),
+        Use.LOST: Cost(None, Label.LOWER_BOUND, 0.6),
+        Use.UNKNOWN: Cost(None, Label.LOWER_BOUND, 0.6),
     }
-    assert status.cost.usd == pytest.approx(0.013)
+    assert status.cost.usd == pytest.approx(0.015)
     assert status.cost.label is Label.LOWER_BOUND
-    assert str(status.cost) == "at least $0.0130"
+    assert status.cost.most_usd == pytest.approx(1.215)
+    assert str(status.cost) == "at least $0.0150"
 
 
 @pytest.mark.anyio
@@ -176,6 +181,23 @@ async def test_what_was_never_timed_is_committed_at_the_most_it_can_have_cost(tm
         await at.ledger.record_refused(refused, "429")
         await at.ledger.record_intent(await at.item("in the air"), PRICED)
         assert await at.ledger.committed_usd(at.batch, 1.0) == pytest.approx(0.06 + 0.6)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("seconds", "most_ms"), [(2.0, 2000), (700.0, 600_000), (-5.0, 600_000)])
+async def test_a_cancelled_job_can_have_cost_no_more_than_it_was_there_for(
+    tmp_path: Path, seconds: float, most_ms: int
+) -> None:
+    """Where the wall clock was set back meanwhile, that says nothing, and its whole time limit stays the bound."""
+    async with desk(tmp_path) as at:
+        await paid(at, "taken back", TAKEN_BACK, None)
+        await at.ledger.transact(
+            lambda connection: connection.execute("UPDATE job SET ended_at = submitted_at + ?", (seconds,))
+        )
+        assert await at.ledger.committed_usd(at.batch, 1.0) == pytest.approx(most_ms / 1000 * 0.001)
+        (status,) = batch_statuses(tmp_path / LEDGER)
+    assert list(status.costs) == [Use.CANCELLED]
+    assert status.costs[Use.CANCELLED].most_usd == pytest.approx(most_ms / 1000 * 0.001)
 
 
 @pytest.mark.anyio

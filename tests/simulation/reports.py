@@ -85,7 +85,7 @@ def _look_at_spending(records: Records, life: Life) -> None:
             if (move.source, move.target) == ("storing", "stored"):
                 uses["made"] += 1
             elif move.source == "accepted" and move.target != "storing":
-                uses["lost" if move.is_loss else "failed"] += 1
+                uses["lost" if move.is_loss else "cancelled" if move.target == "cancelled" else "failed"] += 1
             elif (move.source, move.target) == ("submitting", "unknown") and not move.was_found:
                 uses["unknown"] += 1
     said = {str(use): tally.jobs for use, tally in life.statistics.spending.tallies.items() if tally.jobs}
