@@ -181,8 +181,9 @@ class Allowance:
     def _report(self, stopped: StoppedLane | None) -> None:
         if stopped is None:
             return
-        log.error("%s; nothing more of it is sent, the rest goes on", stopped)
-        if stopped.lane.kind is LaneKind.ENDPOINT:
+        if stopped.lane.kind is not LaneKind.ENDPOINT:
+            log.error("%s; nothing more of it is sent", stopped)
+        else:  # the run stops, and says so
             raise RunPausedError(Failure(stopped.failure.kind, stopped.failure.code, str(stopped)))
 
     async def _next_end(self) -> None:

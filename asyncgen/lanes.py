@@ -1,13 +1,14 @@
 """Systematic faults: the same one over and over in one style, LoRA set, workflow or endpoint stops that lane. Pure.
 
 Each ended job is noted in its lanes. A style or a LoRA set stops by itself; a workflow or an endpoint, which hold
-many of those, only stops when the faults come from more than one of them, or when one after the other has stopped for
-the same fault. What is stopped stays so for the run.
+many of those, only stops when the faults come from more than one of them: in an unbroken row, or as a large share to
+which all of them contribute theirs; or when one after the other has stopped for the same fault. What is stopped stays
+so for the run.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -70,9 +71,15 @@ class _History:
             origins.append(origin)
         return origins
 
-    def all_of(self, code: FailureCode) -> list[Lane]:
-        """Where this fault came from, in the whole window."""
-        return [origin for outcome, origin in self.outcomes if outcome is code]
+    def count(self, code: FailureCode) -> int:
+        """How often this fault came, in the whole window."""
+        return sum(outcome is code for outcome, _ in self.outcomes)
+
+    def shares(self, code: FailureCode) -> dict[Lane, float]:
+        """Of what came from each narrowest lane, the share that was this fault, in the whole window."""
+        jobs = Counter(origin for _, origin in self.outcomes)
+        faults = Counter(origin for outcome, origin in self.outcomes if outcome is code)
+        return {origin: faults[origin] / jobs[origin] for origin in jobs}
 
 
 class Lanes:
@@ -115,11 +122,18 @@ class Lanes:
         in_a_row = history.in_a_row(failure.code)
         if len(in_a_row) >= self._faults_in_a_row and self._speaks_for(lane, in_a_row):
             return StoppedLane(lane, failure, f"{len(in_a_row)} times the same in a row")
-        of_window = history.all_of(failure.code)
-        is_full = len(history.outcomes) == WINDOW
-        if is_full and len(of_window) >= self._fault_share * WINDOW and self._speaks_for(lane, of_window):
-            return StoppedLane(lane, failure, f"{len(of_window)} times the same in the last {WINDOW}")
+        if len(history.outcomes) == WINDOW and self._is_at_fault(lane, history, failure.code):
+            return StoppedLane(lane, failure, f"{history.count(failure.code)} times the same in the last {WINDOW}")
         return None
+
+    def _is_at_fault(self, lane: Lane, history: _History, code: FailureCode) -> bool:
+        """Whether the share of this fault in a full window is the lane's own: good ones in it must not stop with it."""
+        if history.count(code) < self._fault_share * WINDOW:
+            return False
+        shares = history.shares(code)
+        if lane.kind not in _WIDE or history.outcomes.count((code, lane)) >= self._fault_share * WINDOW:
+            return True
+        return len(shares) > 1 and all(share >= self._fault_share for share in shares.values())
 
     @staticmethod
     def _speaks_for(lane: Lane, origins: list[Lane]) -> bool:

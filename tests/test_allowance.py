@@ -399,6 +399,23 @@ async def test_a_bad_style_stops_and_another_goes_on(tmp_path: Path, concurrency
     assert states(tmp_path) == {"stored": 40, "failed": len(failed), "wanted": len(pending)}
 
 
+async def test_two_bad_styles_of_four_stop_and_the_good_ones_are_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {"prompt": f"{word} {number}", "style_id": style}
+        for number in range(30)
+        for style, word in (("1", "broken"), ("16", "whole"), ("2", "broken"), ("18", "whole"))
+    ]
+    async with open_sandbox(broken()) as sandbox, wired(sandbox, tmp_path) as parts:
+        results = await parts.run(rows, parts.engine(concurrency=4))
+    assert all(result.ok for result in results if result.style_id in ("16", "18"))
+    assert states(tmp_path)["stored"] == 60
+    said = [record.getMessage() for record in caplog.records if "stopped" in record.getMessage()]
+    assert len(said) == 2
+    assert all(text.endswith("; nothing more of it is sent") for text in said)
+
+
 async def test_a_stopped_style_is_tried_by_the_next_run(tmp_path: Path) -> None:
     async with open_sandbox(broken()) as sandbox:
         async with wired(sandbox, tmp_path, allowance=priced(sandbox, None, faults_in_a_row=2)) as parts:

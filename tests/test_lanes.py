@@ -174,6 +174,43 @@ def test_a_large_share_of_faults_in_a_workflow_that_come_from_one_style_is_that_
     assert kinds(it) == [LaneKind.STYLE]
 
 
+@pytest.mark.parametrize("workflow", ["flux", None])
+def test_two_bad_styles_of_four_stop_each_by_itself_and_leave_the_good_ones_alone(workflow: str | None) -> None:
+    """Whether the styles share one workflow or each has its own, and the endpoint is what they share."""
+    it = lanes(20, share=0.5)
+    of = {style: spec(style, workflow=workflow or style) for style in ("ink", "oil", "pen", "ash")}
+    for _ in range(40):
+        for style, failure in (("ink", BAD), ("oil", None), ("pen", BAD), ("ash", None)):
+            note(it, failure, of=of[style])
+    assert [lane.name for lane in it.stopped] == ["ink", "pen"]
+    assert all((it.stop_of(of[style], ENDPOINT) is None) is (style in ("oil", "ash")) for style in of)
+
+
+def test_a_fault_that_comes_often_in_every_style_stops_their_workflow() -> None:
+    it = lanes(20, share=0.5)
+    for number in range(1, WINDOW + 1):
+        note(it, BAD if number % 3 else None, of=spec("ink" if number % 2 else "oil"))
+    assert [str(stopped) for stopped in it.stopped.values()] == [
+        "workflow flux is stopped, 34 times the same in the last 50: worker_error: no such node"
+    ]
+
+
+def test_a_fault_of_the_jobs_without_a_style_is_their_workflow_s_whatever_its_styles_do() -> None:
+    it = lanes(20, share=0.5)
+    for _ in range(WINDOW):
+        note(it, BAD, of=spec())
+        note(it, None, of=spec("ink"))
+    assert kinds(it) == [LaneKind.WORKFLOW]
+
+
+def test_submissions_that_stay_unknown_stop_the_endpoint_whatever_good_jobs_end_between_them() -> None:
+    it = lanes(20, share=0.5)
+    for _ in range(WINDOW):
+        it.note_unknown(ENDPOINT, SILENT)
+        note(it, None)
+    assert kinds(it) == [LaneKind.ENDPOINT]
+
+
 def test_a_workflow_without_styles_stops_by_itself() -> None:
     it = lanes(3)
     note(it, BAD, BAD, BAD, of=spec())
