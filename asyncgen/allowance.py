@@ -39,26 +39,26 @@ class Allowance:
         forecast: Forecast,
         results_per_second: Callable[[], float | None],
     ) -> None:
-        self.endpoint, self.price, self._budget = endpoint, price, budget
+        self.endpoint, self.price, self.budget = endpoint, price, budget
         self._lanes, self._forecast, self._results_per_second = lanes, forecast, results_per_second
         self._job_ended = anyio.Event()
-        self._out = 0
+        self._in_work = 0
         self.spending = Spending()
 
     @property
     def budget_price(self) -> Price | None:
         """The price by which a budget is kept; None where there is none to keep."""
-        return None if self._budget.cap_usd is None else self.price
+        return None if self.budget.cap_usd is None else self.price
 
     def count_earlier(self, spent_usd: float, times: Iterable[tuple[Spec, int]]) -> None:
         """Earlier runs have spent part of the budget, and seen how many milliseconds such jobs take."""
-        self._budget.committed_usd = spent_usd
+        self.budget.committed_usd = spent_usd
         for spec, execution_ms in times:
             self._forecast.learn(spec, execution_ms)
 
-    def note_out(self, jobs: int) -> None:
-        """So many jobs are being worked on now."""
-        self._out = jobs
+    def note_in_work(self, jobs: int) -> None:
+        """So many jobs are being worked on now, those that wait for the budget among them."""
+        self._in_work = jobs
         self._tell_waiting()
 
     # -- before a job is bought ----------------------------------------------------------------------------------
@@ -83,19 +83,19 @@ class Allowance:
 
         Raises `BudgetReachedError` where no waiting helps, and `StoppedError`.
         """
-        while True:
-            terms = self._terms(spec)
-            usd = self._usd(terms.execution_timeout_ms)
-            if self._budget.reserve(usd):
-                return terms
-            if self._budget.is_reached(usd):
-                raise BudgetReachedError(self._budget_text(usd))
-            with stop.interruptible():
-                await self._next_end()
+        while (terms := self._reserved(spec)) is None:
+            self.budget.waiting += 1
+            try:
+                with stop.interruptible():
+                    await self._next_end()
+                await self.wait_fetchable(stop)  # what waited was not out: others may be by now
+            finally:
+                self.budget.waiting -= 1
+        return terms
 
     def reserve_at_once(self, terms: Terms) -> bool:
         """Set aside what a job on these terms can cost, if that fits now."""
-        return self._budget.reserve(self._usd(terms.execution_timeout_ms))
+        return self.budget.reserve(self._usd(terms.execution_timeout_ms))
 
     def may_take_longer(self, terms: Terms) -> bool:
         """Whether a job on these terms was given less time than the settings allow."""
@@ -106,20 +106,20 @@ class Allowance:
         assert item.endpoint is not None
         timeout_ms = item.execution_timeout_ms or self._longest_timeout_ms
         terms = Terms(item.endpoint, timeout_ms, 0, self._usd_per_second)
-        self._budget.hold(self._usd(timeout_ms))
+        self.budget.hold(self._usd(timeout_ms))
         return terms
 
     # -- afterwards ----------------------------------------------------------------------------------------------
 
     def give_back(self, terms: Terms) -> None:
         """Nothing was bought after all."""
-        self._budget.settle(self._usd(terms.execution_timeout_ms), 0.0)
+        self.budget.settle(self._usd(terms.execution_timeout_ms), 0.0)
         self._tell_waiting()
 
     def note_unknown(self, terms: Terms, failure: Failure) -> None:
         """It may have been bought: what it can cost stays set aside for good. Raises `RunPausedError`."""
         usd = self._usd(terms.execution_timeout_ms)
-        self._budget.settle(usd, usd)
+        self.budget.settle(usd, usd)
         self.spending.add(Use.UNKNOWN, Timing(), terms.execution_timeout_ms)
         self._tell_waiting()
         self._report(self._lanes.note_unknown(terms.endpoint, failure))
@@ -135,7 +135,7 @@ class Allowance:
         self._learn(spec, failure, timing, terms)
         if terms is not None:
             spent_ms = most_ms if timing.execution_ms is None else timing.execution_ms
-            self._budget.settle(self._usd(timeout_ms), self._usd(spent_ms))
+            self.budget.settle(self._usd(timeout_ms), self._usd(spent_ms))
         self._tell_waiting()
         if item.endpoint is not None and item.state is not State.CANCELLED:
             self._report(self._lanes.note(spec, item.endpoint, failure))
@@ -149,9 +149,23 @@ class Allowance:
 
     def _terms(self, spec: Spec) -> Terms:
         timeout_ms = self._longest_timeout_ms
-        if self._budget.cap_usd is not None:  # without a cap a slow job is better than one cut off
+        if self.budget.cap_usd is not None:  # without a cap a slow job is better than one cut off
             timeout_ms = self._forecast.execution_timeout_ms(spec)
         return Terms(self.endpoint, timeout_ms, self._forecast.ttl_ms(self._out, timeout_ms), self._usd_per_second)
+
+    def _reserved(self, spec: Spec) -> Terms | None:
+        """The terms of one job, if what it can cost fits now. Raises `BudgetReachedError` where it never will."""
+        terms = self._terms(spec)
+        usd = self._usd(terms.execution_timeout_ms)
+        if self.budget.reserve(usd):
+            return terms
+        if self.budget.is_reached(usd):
+            raise BudgetReachedError(self._budget_text(usd))
+        return None
+
+    @property
+    def _out(self) -> int:
+        return self._in_work - self.budget.waiting
 
     def _learn(self, spec: Spec, failure: Failure | None, timing: Timing, terms: Terms | None) -> None:
         """Jobs that fail may do so at once, and say nothing of how long good ones take; one that was cut off does."""
@@ -172,7 +186,7 @@ class Allowance:
         return milliseconds / 1000 * (self._usd_per_second or 0.0)
 
     def _budget_text(self, usd: float) -> str:
-        cap, committed = self._budget.cap_usd or 0.0, self._budget.committed_usd
+        cap, committed = self.budget.cap_usd or 0.0, self.budget.committed_usd
         return (
             f"the budget of {dollars(cap)} is used up: {dollars(committed)} of execution are spent or may have been, "
             f"and another job can cost up to {dollars(usd)}; what is left is pending, raise --budget to continue"

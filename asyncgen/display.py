@@ -64,7 +64,7 @@ class Moment:
     @property
     def queued(self) -> int | None:
         """Wanted jobs that nobody works on yet."""
-        return None if self.total is None else max(0, self.total - self.settled - self.statistics.out)
+        return None if self.total is None else max(0, self.total - self.settled - self.statistics.in_work)
 
 
 class Display(Protocol):
@@ -161,13 +161,15 @@ def display_for(*, as_json: bool, quiet: bool) -> Display:
 
 
 def progress_line(moment: Moment) -> str:
-    """Done, failed, in flight, queued, pace, time left and GPU time, in one line."""
+    """Done, failed, in flight, waiting for the budget, queued, pace, time left and GPU time, in one line."""
     statistics = moment.statistics
     total = "" if moment.total is None else f"/{moment.total}"
     parts = [f"{statistics.made + statistics.kept + statistics.repeated}{total} done", f"{statistics.failed} failed"]
     if statistics.held:
         parts.append(f"{statistics.held} held")
     parts.append(f"{statistics.out} in flight")
+    if statistics.waiting:
+        parts.append(f"{statistics.waiting} waiting for the budget")
     if moment.queued is not None:
         parts.append(f"{moment.queued} queued")
     parts.append(f"{moment.images_per_second:.1f} images/s")

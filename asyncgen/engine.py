@@ -28,7 +28,7 @@ from asyncgen.intake import IndexedWant
 from asyncgen.job import Job, Workbench
 from asyncgen.lanes import StoppedLane
 from asyncgen.lifecycle import FAILURES, State
-from asyncgen.money import Price, Spending
+from asyncgen.money import Budget, Price, Spending
 from asyncgen.records import Batch, Item
 from asyncgen.results import ImageResult, result_of
 from asyncgen.stopping import Stop, StoppedError
@@ -52,7 +52,7 @@ class Choices:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts of one run so far. `out` are jobs being worked on now; `spending` is what those that ended have cost.
+    """Counts of one run so far. `in_work` are jobs being worked on now; `spending` is what those that ended have cost.
 
     `price` None: not known. `unknown_usd` is what settling one held submission can cost at the most.
 
@@ -69,13 +69,24 @@ class Statistics:
     failed: int = 0
     held: int = 0
     cancelled: int = 0
-    out: int = 0
+    in_work: int = 0
     pictures: int = 0
     input_ended: bool = False
     spending: Spending = field(default_factory=Spending)
+    budget: Budget = field(default_factory=lambda: Budget(None))
     price: Price | None = None
     unknown_usd: float | None = None
     stopped_lanes: tuple[StoppedLane, ...] = ()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in work that wait for the budget: for others to end and have cost less than they might."""
+        return self.budget.waiting
+
+    @property
+    def out(self) -> int:
+        """Jobs in work that are at the platform, or on their way to it or from it."""
+        return self.in_work - self.waiting
 
     @property
     def pending(self) -> int:
@@ -109,6 +120,7 @@ class Engine:
         self.stop = Stop()
         self.statistics = Statistics(
             spending=self._allowance.spending,
+            budget=self._allowance.budget,
             price=self._allowance.price,
             unknown_usd=self._allowance.most_usd_of_unknown,
         )
@@ -247,7 +259,7 @@ class Engine:
     def _launch(self, tasks: TaskGroup, flight: _Flight, deliver: Deliver) -> None:
         item = flight.job.item
         self._flights[item.id] = flight
-        self._count_out(1)
+        self._count_in_work(1)
         tasks.start_soon(self._fly, flight, deliver, name=item.request_id)
 
     async def _fly(self, flight: _Flight, deliver: Deliver) -> None:
@@ -257,7 +269,7 @@ class Engine:
                 await self._settle(job)
         finally:
             del self._flights[job.item.id]
-            self._count_out(-1)
+            self._count_in_work(-1)
         self._landed[job.item.id] = flight
         self._report(job)
         for number, place in enumerate(tuple(flight.places)):  # who names it from now on is handed it by `_take`
@@ -277,10 +289,10 @@ class Engine:
         clock = self._bench.ports.clock
         return clock.wall() - clock.now()
 
-    def _count_out(self, change: int) -> None:
+    def _count_in_work(self, change: int) -> None:
         self._notice_sleep()
-        self.statistics.out += change
-        self._allowance.note_out(self.statistics.out)
+        self.statistics.in_work += change
+        self._allowance.note_in_work(self.statistics.in_work)
         self.statistics.stopped_lanes = self._allowance.stopped_lanes
 
     async def _hand_on(self, flight: _Flight, place: int, deliver: Deliver, *, repeated: bool) -> None:

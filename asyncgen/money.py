@@ -149,13 +149,14 @@ class Budget:
     """A cap on execution cost, kept by reservation: what is out counts at the most it can cost. None: no cap.
 
     `committed_usd` is what ended jobs have cost; those that never said a time, and submissions of unknown outcome, stay
-    in it at the most they can have cost.
+    in it at the most they can have cost. `waiting` counts jobs that are ready to be bought and did not fit yet.
     """
 
     cap_usd: float | None
     committed_usd: float = 0.0
     reserved_usd: float = 0.0
     reservations: int = 0
+    waiting: int = 0
 
     def reserve(self, usd: float) -> bool:
         """Set aside what one job can cost at the most; False, and nothing set aside, where that could pass the cap."""

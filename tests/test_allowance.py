@@ -33,6 +33,7 @@ from support import (
 
 from asyncgen import BudgetReachedError, ImageGenerator, InputError
 from asyncgen.allowance import Allowance
+from asyncgen.display import Moment, progress_line
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.errors import Failure, FailureClass, FailureCode, RunPausedError
 from asyncgen.forecast import Forecast
@@ -138,6 +139,36 @@ async def test_what_a_budget_cannot_hold_at_once_waits_for_what_is_out(tmp_path:
             engine = parts.engine(concurrency=16)
             await parts.run(prompts(20), engine)
         assert (engine.statistics.made, most_out_at_once(bought(sandbox))) == (20, 14)
+
+
+async def test_jobs_that_wait_for_the_budget_are_not_out_and_are_counted_apart(tmp_path: Path) -> None:
+    async with metered(zero_workers=[ENDPOINT]) as (sandbox, _):
+        on_cancelling = on_a_budget(sandbox, tmp_path, 250, timeout_seconds=100, cancel_on_stop=True)
+        async with on_cancelling as parts, anyio.create_task_group() as tasks:
+            engine = parts.engine(concurrency=8)
+            tasks.start_soon(parts.run, prompts(12), engine)
+            await eventually(lambda: engine.statistics.waiting == 6 and states(tmp_path).get("accepted") == 2)
+            moment = Moment(engine.statistics, 12, 1.0)
+            assert (engine.statistics.out, engine.statistics.in_work, moment.queued) == (2, 8, 4)
+            assert "2 in flight · 6 waiting for the budget · 4 queued" in progress_line(moment)
+            assert max(job.order.ttl_seconds for job in sandbox.books.jobs.values()) == 3600
+            engine.request_stop()
+        assert (engine.statistics.out, engine.statistics.waiting) == (0, 0)
+
+
+async def test_what_waited_for_the_budget_still_goes_out_no_faster_than_results_are_fetched(tmp_path: Path) -> None:
+    """Three may be out at once here: there is room for them in the budget once the first has ended."""
+    async with metered(execution="fixed:5") as (sandbox, _):
+        allowance = priced(sandbox, 700, timeout_seconds=600, **NO_LANES)
+        allowance._results_per_second = lambda: 3 / 900
+        async with wired(sandbox, tmp_path, allowance=allowance) as parts:
+            allowance.count_earlier(0.0, [((await parts.job()).want.spec, 5000)] * 7)
+            engine = parts.engine(concurrency=8)
+            most: list[int] = []
+            parts.clock.on_pause = lambda: most.append(engine.statistics.out)
+            await parts.run(prompts(20), engine)
+        assert states(tmp_path) == {"stored": 20, "wanted": 1}
+        assert max(most) == 3
 
 
 async def test_what_is_held_back_is_pending_and_goes_on_when_the_cap_is_raised(tmp_path: Path) -> None:
