@@ -187,6 +187,11 @@ class Allowance:
 
     def _budget_text(self, usd: float) -> str:
         cap, committed = self.budget.cap_usd or 0.0, self.budget.committed_usd
+        if committed == 0:
+            return (
+                f"the budget of {dollars(cap)} is too small for one job, which can cost up to {dollars(usd)}: "
+                "raise --budget, or set a shorter ASYNCGEN_EXECUTION_TIMEOUT, which makes that less; all is pending"
+            )
         return (
             f"the budget of {dollars(cap)} is used up: {dollars(committed)} of execution are spent or may have been, "
             f"and another job can cost up to {dollars(usd)}; what is left is pending, raise --budget to continue"

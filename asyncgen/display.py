@@ -24,6 +24,12 @@ REFRESH_SECONDS: Final = 0.25
 _PLAIN_EVERY_SECONDS: Final = 10.0
 _BAR_WIDTH: Final = 24
 _WIDTH_WITH_BAR: Final = 120
+#: What became of jobs that cost something and gave no picture.
+_NO_PICTURE: Final = {
+    Use.FAILED: "failed and were paid for",
+    Use.CANCELLED: "were cancelled; what they ran until then cost",
+    Use.LOST: "were lost, or had expired before they could be fetched, and were paid for",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,21 +223,16 @@ def _cost_lines(s: Statistics) -> list[str]:
     spending, lines = s.spending, []
     if spending.total.jobs == 0:
         return []
-    total, overhead = spending.total.cost(s.price), spending.overhead(s.price)
     if s.price is None:
         lines.append("cost: unpriced (--usd-per-second or --gpu names a price)")
     else:
         of_price = f"GPU time at ${s.price.usd_per_second:g} a second ({s.price.source})"
-        lines.append(f"cost: {total} ({total.label}), {of_price}")
-        lines.append(f"beside it {overhead} estimated for cold starts and idle workers")
-    if failed := spending.tallies[Use.FAILED].jobs:
-        lines.append(f"{failed} jobs failed and were paid for: {spending.tallies[Use.FAILED].cost(s.price)}")
-    if cancelled := spending.tallies[Use.CANCELLED].jobs:
-        paid = spending.tallies[Use.CANCELLED].cost(s.price)
-        lines.append(f"{cancelled} jobs were cancelled; what they ran until then cost: {paid}")
-    if lost := spending.tallies[Use.LOST].jobs:
-        paid = spending.tallies[Use.LOST].cost(s.price)
-        lines.append(f"{lost} jobs were lost, or had expired before they could be fetched, and were paid for: {paid}")
+        lines.append(f"cost: {spending.total.cost(s.price).in_full}, {of_price}")
+        if (overhead := spending.overhead(s.price)).usd is not None:
+            lines.append(f"beside it {overhead} estimated for cold starts and idle workers")
+    for use, words in _NO_PICTURE.items():
+        if jobs := spending.tallies[use].jobs:
+            lines.append(f"{jobs} jobs {words}: {spending.tallies[use].cost(s.price).in_full}")
     return lines
 
 

@@ -79,6 +79,16 @@ class Cost:
             case _:
                 return dollars(self.usd)
 
+    @property
+    def in_full(self) -> str:
+        """The sum with all that is known of it: how sure it is where its words do not say so."""
+        if self.label is Label.MEASURED:
+            return f"{self} ({self.label})"
+        if self.label is not Label.LOWER_BOUND:
+            return str(self)
+        known = "not known (no job said how long it ran)" if self.usd is None else str(self)
+        return known if self.most_usd is None else f"{known}, at most {dollars(self.most_usd)}"
+
 
 @dataclass(slots=True)
 class Tally:

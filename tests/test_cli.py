@@ -489,7 +489,7 @@ def test_work_that_gave_no_picture_and_held_submissions_are_counted_apart(
     options = ("--usd-per-second", "0.5", "--concurrency", "1")
     told = inside("batch", file, *SIZE, *options)
     assert told.code == 5, told
-    assert re.search(r"cost: at least \$0\.\d+ \(lower bound\)", told.out), told.out
+    assert re.search(r"cost: at least \$0\.\d+, at most \$[\d.,]+, GPU time at", told.out), told.out
     assert re.search(r"2 jobs failed and were paid for: at least \$0\.02\d+", told.out)
     assert "2 held:" in told.out
     assert "may pay twice: $600.00 at the most" in told.out
