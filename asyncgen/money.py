@@ -84,10 +84,17 @@ class Cost:
         """The sum with all that is known of it: how sure it is where its words do not say so."""
         if self.label is Label.MEASURED:
             return f"{self} ({self.label})"
-        if self.label is not Label.LOWER_BOUND:
-            return str(self)
-        known = "not known (no job said how long it ran)" if self.usd is None else str(self)
-        return known if self.most_usd is None else f"{known}, at most {dollars(self.most_usd)}"
+        why = " (no job said how long it ran)" if self.label is Label.LOWER_BOUND and self.usd is None else ""
+        return f"{self}{why}{self._at_most}"
+
+    @property
+    def bounds(self) -> str:
+        """The sum, and the most it can be where it is a lower bound and that is known."""
+        return f"{self}{self._at_most}"
+
+    @property
+    def _at_most(self) -> str:
+        return "" if self.most_usd is None else f", at most {dollars(self.most_usd)}"
 
 
 @dataclass(slots=True)

@@ -50,7 +50,7 @@ def _status_row(status: BatchStatus) -> tuple[str, ...]:
         str(counts.get(State.UNKNOWN, 0)),
         str(sum(counts.get(state, 0) for state in (State.WANTED, State.CANCELLED))),
         duration(status.gpu_ms / 1000),
-        str(status.cost),
+        status.cost.bounds,
     )
 
 

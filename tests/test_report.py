@@ -136,19 +136,20 @@ async def test_what_gave_no_picture_is_counted_apart_with_how_sure_that_is(tmp_p
         await paid(at, "bad", FAILURE, 3000)
         await paid(at, "gone", OUT_OF_TIME, None)
         await paid(at, "held", NO_REPLY, None)
-        await paid(at, "taken back", TAKEN_BACK, 2000)
+        await paid(at, "taken back", TAKEN_BACK, 5000)
         (status,) = batch_statuses(tmp_path / LEDGER)
     assert status.costs == {
         Use.MADE: Cost(0.010, Label.MEASURED),
         Use.FAILED: Cost(0.003, Label.MEASURED),
-        Use.CANCELLED: Cost(0.002, Label.MEASURED),
+        Use.CANCELLED: Cost(0.005, Label.MEASURED),
         Use.LOST: Cost(None, Label.LOWER_BOUND, 0.6),
         Use.UNKNOWN: Cost(None, Label.LOWER_BOUND, 0.6),
     }
-    assert status.cost.usd == pytest.approx(0.015)
+    assert status.cost.usd == pytest.approx(0.018)
     assert status.cost.label is Label.LOWER_BOUND
-    assert status.cost.most_usd == pytest.approx(1.215)
-    assert str(status.cost) == "at least $0.0150"
+    assert status.cost.most_usd == pytest.approx(1.218)
+    assert status.cost.bounds == "at least $0.0180, at most $1.22"
+    assert status.costs[Use.LOST].bounds == "not known, at most $0.6000"
 
 
 @pytest.mark.anyio
