@@ -38,7 +38,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Bought:
-    """One job; what the platform never said is None."""
+    """One run of one job; what the platform never said is None, and so is a price that was not known.
+
+    Two with the same `job_id` are one job that was run again with `POST /retry`.
+    """
 
     attempt: int
     endpoint: str
@@ -49,6 +52,14 @@ class Bought:
     delay_ms: int | None
     execution_ms: int | None
     worker_id: str | None
+    usd_per_second: float | None
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What its execution cost; None where time or price is not known."""
+        if self.execution_ms is None or self.usd_per_second is None:
+            return None
+        return self.execution_ms / 1000 * self.usd_per_second
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +99,33 @@ class Story:
     @property
     def next_step(self) -> str:
         """What happens to it next, and what its owner can do."""
-        return _NEXT_STEPS[self.state].format(
+        words = (
+            _NEXT_STEPS[self.state] if self.job_id is None else _WITH_JOB_ID.get(self.state, _NEXT_STEPS[self.state])
+        )
+        return words.format(
             batch=shlex.quote(self.batch), endpoint=self.endpoint, job_id=self.job_id, failure_code=self.failure_code
         )
 
 
 _AGAIN: Final = "`asyncgen retry {batch}`, or the batch's own command with --retry-failed"
+_RESUBMIT: Final = "the batch's command with --unknown resubmit sends it again and may pay twice"
 _NEXT_STEPS: Final = {
     State.WANTED: "nothing is out for it; the batch's command sends it, and so does `asyncgen retry {batch}`",
     State.SUBMITTING: "POST /run is in the air; if no run is going on, the next one holds it as unknown",
     State.ACCEPTED: "job {job_id} is out at {endpoint} and paid for; a run of the batch collects it, within 30 minutes "
     "of its end",
-    State.STORING: "its result is here; a run of the batch finishes it, or fetches the result again",
+    State.STORING: "the result of job {job_id} is here; a run of the batch finishes it, or fetches the result again",
     State.STORED: "it is there; `asyncgen verify` tells whether the file still is",
     State.FAILED: f"{{failure_code}} is its own fault: mend the cause (docs/troubleshooting.md), then {_AGAIN}",
     State.GIVEN_UP: f"the platform failed it too often to go on paying; {_AGAIN} buys it again",
     State.LOST: f"it was paid for and is gone; {_AGAIN} buys it again",
     State.CANCELLED: "it was taken back; the batch's command sends it again",
-    State.UNKNOWN: "held: look at {endpoint} in the console for a job of that minute; the batch's command with "
-    "--unknown resubmit sends it again and may pay twice",
+    State.UNKNOWN: f"held: look at {{endpoint}} in the console for a job of that minute; {_RESUBMIT}",
+}
+#: Where it is a job that was to run again, it is known which.
+_WITH_JOB_ID: Final = {
+    State.SUBMITTING: "POST /retry of job {job_id} is in the air; if no run is going on, the next one asks after it",
+    State.UNKNOWN: f"held: look at {{endpoint}} in the console whether job {{job_id}} has run again; {_RESUBMIT}",
 }
 
 

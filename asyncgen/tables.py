@@ -13,16 +13,17 @@ from asyncgen.console import print_json, print_table, say, utc, with_exit_code
 from asyncgen.display import duration
 from asyncgen.exits import Exit
 from asyncgen.lifecycle import FAILURES, OUT, State
+from asyncgen.money import dollars
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import BatchStatus, batch_statuses, style_history
 from asyncgen.run import ledger_path_of
 from asyncgen.settings import load_settings
-from asyncgen.story import Story, stories
+from asyncgen.story import Bought, Story, stories
 
 _STATUS_COLUMNS = (
     "batch", "made by", "begun (UTC)", "wanted", "stored", "out", "failed", "held", "to do", "GPU time", "cost",
 )  # fmt: skip
-_JOB_COLUMNS = ("attempt", "endpoint", "job", "accepted (UTC)", "delay", "execution", "worker", "outcome")
+_JOB_COLUMNS = ("attempt", "endpoint", "job", "accepted (UTC)", "delay", "execution", "cost", "worker", "outcome")
 
 
 @with_exit_code
@@ -102,15 +103,21 @@ def _job_rows(story: Story) -> list[tuple[str | None, ...]]:
         (
             str(job.attempt),
             job.endpoint,
-            job.job_id,
+            _job_words(job, before),
             None if job.accepted_at is None else utc(job.accepted_at),
             _duration_of_ms(job.delay_ms),
             _duration_of_ms(job.execution_ms),
+            None if job.cost_usd is None else dollars(job.cost_usd),
             job.worker_id,
             job.outcome,
         )
-        for job in story.jobs
+        for job, before in zip(story.jobs, (None, *story.jobs), strict=False)
     ]
+
+
+def _job_words(job: Bought, before: Bought | None) -> str | None:
+    is_again = before is not None and job.job_id is not None and job.job_id == before.job_id
+    return f"{job.job_id} (run again by /retry)" if is_again else job.job_id
 
 
 @with_exit_code

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from parts import ADDRESS, LEDGER, desk, path_to, record, want
+from parts import ADDRESS, LEDGER, TERMS, desk, path_to, record, want
+from typer.testing import CliRunner
 
+from asyncgen.cli import app
 from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, LedgerError
 from asyncgen.lifecycle import State
 from asyncgen.protocol import Timing
@@ -108,3 +112,52 @@ async def test_every_state_says_what_comes_next(tmp_path: Path) -> None:
     assert "may pay twice" in said[State.UNKNOWN]
     assert "is out at" in said[State.ACCEPTED]
     assert ADDRESS in said[State.ACCEPTED]
+
+
+PRICED = replace(TERMS, usd_per_second=0.001)
+
+
+def lines_of_jobs(root: Path, name: str) -> list[list[str]]:
+    """The table of jobs as `asyncgen why` prints it, the columns of each line."""
+    told = CliRunner().invoke(app, ["why", name, "--out", str(root)])
+    assert told.exit_code == 0, told
+    table = told.stdout.partition("jobs bought\n")[2].partition("\n\n")[0]
+    return [[column.strip() for column in re.split(r" {2,}", line.strip())] for line in table.splitlines()]
+
+
+@pytest.mark.anyio
+async def test_each_job_says_what_it_cost_and_whether_it_is_one_that_was_run_again(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        item = await at.item("a fox", id="mine")
+        await at.ledger.record_intent(item, PRICED)
+        await at.ledger.record_accepted(item, "first-job")
+        await at.ledger.record_retry_intent(item, PRICED, TOO_LARGE, Timing(10, 300, "w1"))
+        await at.ledger.record_accepted(item, "first-job")
+        await at.ledger.record_ended(item, State.WANTED, TOO_LARGE, Timing())
+        await at.accept(item, "second-job")
+        await at.ledger.record_ended(item, State.FAILED, TOO_LARGE, Timing(10, 4700, "w1"))
+    columns, *jobs = lines_of_jobs(tmp_path, "mine")
+    id_at, cost_at = columns.index("job"), columns.index("cost")
+    assert [(job[id_at], job[cost_at]) for job in jobs] == [
+        ("first-job", "$0.0003"),
+        ("first-job (run again by /retry)", "–"),
+        ("second-job", "–"),
+    ], "no time, and then no price"
+
+
+@pytest.mark.anyio
+async def test_a_job_that_is_out_or_unknown_is_named_by_its_id_where_it_has_one(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        item = await at.accept(await at.item("a fox", id="mine"), "the-job")
+        assert "job the-job is out" in story(tmp_path, "mine").next_step
+        await at.ledger.record_retry_intent(item, TERMS, TOO_LARGE, Timing())
+        assert "POST /retry of job the-job is in the air" in story(tmp_path, "mine").next_step
+        await at.ledger.record_unknown(item, NO_REPLY)
+        held = story(tmp_path, "mine").next_step
+        assert "whether job the-job has run again" in held
+        assert "--unknown resubmit" in held
+        other = await at.item("an owl", id="other")
+        await at.ledger.record_intent(other, TERMS)
+        assert "POST /run is in the air" in story(tmp_path, "other").next_step
+        await at.ledger.record_unknown(other, NO_REPLY)
+        assert "for a job of that minute" in story(tmp_path, "other").next_step
