@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cached_property, partial
@@ -242,12 +242,17 @@ class ImageGenerator:
             rebuy_changed=rebuy_changed,
         )
 
-    async def recorded_wants(self, batch: str, *, todays_values: bool) -> AsyncGenerator[list[IndexedWant], None]:
-        """Everything that a batch has ever wanted, with the values it was recorded with or with today's."""
+    async def recorded_wants(
+        self, batch: str, *, todays_values: bool, only: Collection[str] | None = None
+    ) -> AsyncGenerator[list[IndexedWant], None]:
+        """Everything that a batch has ever wanted, with the values it was recorded with or with today's.
+
+        `only` what has one of these request ids; None: all.
+        """
         ledger, intake, after = self._workspace.ledger, self._intake({}), 0
         opened = await ledger.open_batch(batch, self._target.realm)
         until = await ledger.last_item(opened)
-        while page := await ledger.recorded_wants(opened, after, until):
+        while page := await ledger.recorded_wants(opened, after, until, only):
             after = page[-1].item_id
             yield [intake.plan_recorded(recorded, todays_values=todays_values) for recorded in page]
 

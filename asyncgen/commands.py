@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,37 +100,49 @@ def run_retry(setup: Setup, name: str, urls: Sequence[str], *, rebuy_changed: bo
 
     What failed is tried with the values it was recorded with, or, with `rebuy_changed`, with today's.
     """
-    ended = _run_recorded(setup, name, urls, retry_failed=True, rebuy_changed=rebuy_changed)
-    return _settle_held(setup, urls, ended)
-
-
-def _run_recorded(
-    setup: Setup, name: str, urls: Sequence[str], *, retry_failed: bool = False, rebuy_changed: bool = False
-) -> _Ended:
-    """A run over all that the ledger has of a batch."""
     generator = _generator(setup, _model_urls(urls))
     with _shown(setup, generator.settings) as shown:
         job = _RunPlan(
             name=name,
-            retry_failed=retry_failed,
+            retry_failed=True,
             rebuy_changed=rebuy_changed,
             total=None,
             chunks=lambda: generator.recorded_wants(name, todays_values=rebuy_changed),
             must_exist=True,
         )
-        return anyio.run(_execute, generator, job, shown)
+        ended = anyio.run(_execute, generator, job, shown)
+    return _settle_held(setup, urls, ended)
 
 
 def _settle_held(setup: Setup, urls: Sequence[str], ended: _Ended) -> Exit:
     """Somebody who sits at a terminal is asked about submissions of unknown outcome; others get the exit code."""
-    if ended.code is not Exit.HELD or setup.as_json or setup.verbosity < 0 or not can_ask():
+    if not (ended.code is Exit.HELD and ended.held_ids) or setup.as_json or setup.verbosity < 0 or not can_ask():
         return ended.code
-    held = ended.statistics.held
-    most = display.most_cost_of_held(ended.statistics)
+    held = len(ended.held_ids)
+    most = display.most_cost_of_held(replace(ended.statistics, held=held))
     if not ask(f"send the {held} held submissions again? What was accepted after all is paid for twice: {most}"):
         return ended.code
     again = replace(setup, overrides={**setup.overrides, "unknown": "resubmit"})
-    return _run_recorded(again, ended.batch.name, urls).code
+    code = _resubmit(again, urls, ended)
+    return of_run(_without_held(ended), stopped=False) if code is Exit.DONE else code
+
+
+def _resubmit(setup: Setup, urls: Sequence[str], ended: _Ended) -> Exit:
+    """A run over those items alone that the ended one has reported as held: nothing else was asked about."""
+    generator = _generator(setup, _model_urls(urls))
+    with _shown(setup, generator.settings) as shown:
+        job = _RunPlan(
+            name=ended.batch.name,
+            total=len(ended.held_ids),
+            chunks=lambda: generator.recorded_wants(ended.batch.name, todays_values=False, only=ended.held_ids),
+        )
+        return anyio.run(_execute, generator, job, shown).code
+
+
+def _without_held(ended: _Ended) -> Statistics:
+    """What a run has come to once all that it reported as held is there."""
+    s, held = ended.statistics, len(ended.held_ids)
+    return replace(s, made=s.made + held, held=s.held - held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +166,7 @@ class _Ended:
     code: Exit
     batch: Batch
     statistics: Statistics
+    held_ids: Collection[str]  # the request ids of results that were reported as held
 
 
 async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> _Ended:
@@ -188,7 +201,7 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
         if error is not None and not watch.stopped_now:
             raise error
         code = Exit.STOPPED if watch.stopped_now else of_run(run.statistics, stopped=watch.stopping)
-        return _Ended(code, run.batch, run.statistics)
+        return _Ended(code, run.batch, run.statistics, watch.held_ids)
 
 
 def _check_options(generator: ImageGenerator, fields: Mapping[str, Any]) -> None:
@@ -222,6 +235,7 @@ class _Watch:
     def __init__(self, run: BatchRun, shown: Display) -> None:
         self._run, self._shown = run, shown
         self.stopping = self.stopped_now = False
+        self.held_ids: set[str] = set()
 
     async def signals(self, tasks: TaskGroup) -> None:
         """The first Ctrl-C (or SIGTERM) submits nothing new; the second stops now."""
@@ -244,6 +258,8 @@ class _Watch:
 
     async def landed(self, result: ImageResult) -> None:
         """One result."""
+        if result.status == "held":
+            self.held_ids.add(result.request_id)
         self._shown.landed(result)
 
 

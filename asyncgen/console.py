@@ -52,10 +52,12 @@ def can_ask() -> bool:
 
 
 def ask(question: str) -> bool:
-    """A question that is answered with yes or no; no answer is a no."""
+    """A question that is answered with yes or no; no answer is a no, and so are Ctrl-C and the end of input."""
     try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
+        print(f"{question} [y/N] ", end="", flush=True)  # noqa: T201 - `input` would ask on standard error
+        return input().strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        print()  # noqa: T201 - what is written next begins a line of its own
         return False
 
 

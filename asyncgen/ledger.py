@@ -7,8 +7,9 @@ on its way share the next one (group commit); each call returns once its change 
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
@@ -122,10 +123,19 @@ class Ledger:
         query = "SELECT coalesce(max(id), 0) FROM item WHERE batch_id = ?"
         return await self.transact(lambda connection: int(connection.execute(query, (batch.id,)).fetchone()[0]))
 
-    async def recorded_wants(self, batch: Batch, after: int, until: int) -> list[RecordedWant]:
-        """The next page of a batch's items in the order they were wanted, by id: above `after`, up to `until`."""
-        query = "SELECT id, said, replica, spec FROM item WHERE batch_id = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?"
-        parameters = (batch.id, after, until, _PAGE)
+    async def recorded_wants(
+        self, batch: Batch, after: int, until: int, only: Collection[str] | None = None
+    ) -> list[RecordedWant]:
+        """The next page of a batch's items in the order they were wanted, by id: above `after`, up to `until`.
+
+        `only` the items of these request ids; None: all.
+        """
+        query = (
+            "SELECT id, said, replica, spec FROM item WHERE batch_id = ? AND id > ? AND id <= ? "
+            "AND (? IS NULL OR request_id IN (SELECT value FROM json_each(?))) ORDER BY id LIMIT ?"
+        )
+        ids = None if only is None else json.dumps(list(only))
+        parameters = (batch.id, after, until, ids, ids, _PAGE)
         found = await self.transact(lambda connection: connection.execute(query, parameters).fetchall())
         return [
             RecordedWant(

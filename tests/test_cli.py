@@ -13,6 +13,7 @@ import pty
 import re
 import signal
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,6 +24,7 @@ import pytest
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 from support import (
+    ENDPOINT,
     KEY,
     Ran,
     Remote,
@@ -415,6 +417,55 @@ def test_unknown_outcomes_are_held_as_exit_code_5_until_told(
     assert len(sandbox.books(endpoint)) == 8
 
 
+def held_beside_others(cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path) -> tuple[str, ...]:
+    """A command that leaves one submission held, over a batch that has another one held and two wanted from before."""
+    sandbox.add(
+        fault("reset_after_accept", endpoint=endpoint, nth=[1]),
+        fault("no_credit", endpoint=endpoint, nth=range(3, 1000)),
+    )
+    arguments = ("batch", write(tmp_path / "p.txt", prompts(4)), *SIZE, "--out", "out", "--concurrency", "1")
+    assert cli(*arguments).code == 4
+    assert states(tmp_path / "out") == {"unknown": 1, "stored": 1, "wanted": 2}
+    sandbox.clear()
+    sandbox.add(fault("reset_after_accept", endpoint=endpoint, prompt_contains="an owl", nth=[1]))
+    write(tmp_path / "p.txt", ["an owl", "a hare"])
+    return arguments
+
+
+def test_a_yes_sends_again_what_was_asked_about_and_nothing_else(
+    cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    arguments = held_beside_others(cli, sandbox, endpoint, tmp_path)
+    ran = answered(tmp_path, sandbox, endpoint, *arguments, answer="y\n")
+    assert (ran.code, "send the 1 held submissions again?" in ran.out, "p: 1 wanted: 0 new" in ran.out) == (
+        0,
+        True,
+        True,
+    ), ran
+    assert [job["prompt"] for job in sandbox.books(endpoint)][2:] == ["an owl", "a hare", "an owl"]
+    assert states(tmp_path / "out") == {"unknown": 1, "stored": 3, "wanted": 2}
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\x04", signal.SIGINT])
+def test_whatever_is_no_yes_leaves_them_held(
+    cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path, answer: str | signal.Signals
+) -> None:
+    sandbox.add(fault("reset_after_accept", endpoint=endpoint, nth=[1]))
+    ran = answered(tmp_path, sandbox, endpoint, "generate", "a fox", *SIZE, "--out", "out", answer=answer)
+    assert (ran.code, "[y/N]" in ran.out, ran.err) == (5, True, ""), ran
+    assert (len(sandbox.books(endpoint)), states(tmp_path / "out")) == (1, {"unknown": 1})
+
+
+def test_what_failed_is_still_told_once_the_held_ones_are_there(sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
+    sandbox.add(
+        fault("reset_after_accept", endpoint=endpoint, nth=[1]),
+        fault("failed:exception", endpoint=endpoint, prompt_contains="study 1"),
+    )
+    arguments = ("batch", write(tmp_path / "p.txt", prompts(2)), *SIZE, "--out", "out", "--concurrency", "1")
+    ran = answered(tmp_path, sandbox, endpoint, *arguments, answer="y\n")
+    assert (ran.code, states(tmp_path / "out")) == (1, {"stored": 1, "failed": 1}), ran
+
+
 def test_an_output_folder_or_a_network_that_cannot_be_used_is_exit_code_6(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
     disk = cli("generate", "a fox", *SIZE, "--out", "file")
@@ -701,24 +752,35 @@ def test_a_terminal_gets_a_live_line(sandbox: Remote, endpoint: str, tmp_path: P
 
 def on_a_terminal(cwd: Path, sandbox: Remote, *arguments: str) -> str:
     """What the command shows where standard output is a terminal."""
+    ran = answered(cwd, sandbox, ENDPOINT, *arguments)
+    assert ran.code == 0, ran
+    return ran.out
+
+
+def answered(cwd: Path, sandbox: Remote, endpoint: str, *arguments: str, answer: str | signal.Signals = "") -> Ran:
+    """What the command shows to somebody at a terminal who answers its question by typing, or with a signal."""
     ours, theirs = pty.openpty()
     shown = bytearray()
+    environment = {**account(sandbox, endpoint), "TERM": "xterm"}
 
-    def read() -> None:
+    def read(process: subprocess.Popen[str]) -> None:
         try:
             while piece := os.read(ours, 4096):
+                is_asked = b"[y/N]" not in shown
                 shown.extend(piece)
+                if is_asked and b"[y/N]" in shown:
+                    os.write(ours, answer.encode()) if isinstance(answer, str) else process.send_signal(answer)
         except OSError:
             pass  # the other end is closed: the command has ended
 
-    reader = threading.Thread(target=read)
-    with started(*arguments, cwd=cwd, env={**account(sandbox), "TERM": "xterm"}, stdout=theirs) as process:
+    with started(*arguments, cwd=cwd, env=environment, stdin=theirs, stdout=theirs) as process:
         os.close(theirs)
+        reader = threading.Thread(target=read, args=(process,))
         reader.start()
-        assert process.wait(30) == 0
+        _, err = process.communicate(timeout=30)
     reader.join(10)
     os.close(ours)
-    return shown.decode()
+    return Ran(process.returncode, shown.decode(), err)
 
 
 def test_quiet_is_quiet_and_plain_output_has_no_control_characters(inside: Cli, tmp_path: Path) -> None:
