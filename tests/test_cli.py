@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
@@ -800,3 +801,24 @@ def test_the_sandbox_command_serves_until_ctrl_c(tmp_path: Path) -> None:
         assert process.wait(10) in {0, 3}
     wrong = run_cli("sandbox", "--port", "0", "--execution", "fast", cwd=tmp_path)
     assert (wrong.code, "execution" in wrong.err, "Traceback" in wrong.err) == (2, True, False), wrong
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--port", "{taken}"), "port: cannot listen on 127.0.0.1:{taken}"),
+        (("--port", "99999"), "port: "),
+        (("--faults", "nofile.json"), "nofile.json:faults: "),
+        (("--faults", "no.json"), "no.json:faults: Invalid JSON"),
+        (("--faults", "bad.json"), "bad.json:faults: rule 0.every: "),
+        (("--models", "nofile.json"), "nofile.json:models: "),
+    ],
+)
+def test_a_sandbox_that_cannot_be_served_names_the_port_or_the_file(
+    inside: Cli, sandbox: Remote, tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
+    write(tmp_path / "bad.json", [[{"fault": "429", "every": 0}]])
+    write(tmp_path / "no.json", ["{"])
+    taken = urlsplit(sandbox.base_url).port
+    ran = inside("sandbox", "--port", "0", *(option.format(taken=taken) for option in options))
+    assert (ran.code, says.format(taken=taken) in ran.err, "Traceback" in ran.err, ran.out) == (2, True, False, ""), ran

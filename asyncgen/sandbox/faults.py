@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from asyncgen.errors import InputError
 from asyncgen.sandbox.books import JobState, Plan
 
 #: Faults that answer instead of the operation: HTTP status and body. HTML is what a content delivery network sends.
@@ -127,13 +128,16 @@ def _operation_of(fault: str, said: str | None) -> str:
 
 
 def read_faults(path: Path) -> tuple[FaultRule, ...]:
-    """The rules of a JSON file, a list of objects. Raises ValueError naming the file and the field."""
+    """The rules of a JSON file, a list of objects. Raises `InputError` naming the file and the field."""
     try:
         return TypeAdapter(tuple[FaultRule, ...]).validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path}: rule {where}: {first['msg']}") from None
+        rule = ".".join(str(part) for part in first["loc"])
+        message = f"rule {rule}: {first['msg']}" if rule else first["msg"]
+        raise InputError(message, field="faults", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"the faults file cannot be read: {error}", field="faults", where=str(path)) from error
 
 
 @dataclass(slots=True)

@@ -56,8 +56,7 @@ class Sandbox:
 async def serve(settings: SandboxSettings, now: Callable[[], float] | None = None) -> AsyncIterator[Sandbox]:
     """Run a sandbox until the block ends. `now` replaces the clock of the books (seconds, never going back).
 
-    Raises OSError where the address cannot be had, and ValueError or InputError for a faults or models file that cannot
-    be read.
+    Raises OSError where the address cannot be had, and InputError for a faults or models file that cannot be read.
     """
     failure: Exception | None = None
     async with (
@@ -71,14 +70,15 @@ async def serve(settings: SandboxSettings, now: Callable[[], float] | None = Non
                 tasks.start_soon(announce, exchange, session, job, matter.webhook)
 
         exchange.listeners.append(on_finished)
-        async with _listening(settings, _application(exchange)) as url:
-            tasks.start_soon(exchange.keep_time)
-            try:
-                yield Sandbox(url, exchange)
-            except Exception as error:  # the caller's own: it must not come back wrapped in the group's
-                failure = error
-            finally:
-                tasks.cancel_scope.cancel()
+        try:
+            async with _listening(settings, _application(exchange)) as url:
+                tasks.start_soon(exchange.keep_time)
+                try:
+                    yield Sandbox(url, exchange)
+                finally:
+                    tasks.cancel_scope.cancel()
+        except Exception as error:  # the port's, or the caller's own: it must not come back wrapped in the group's
+            failure = error
     if failure is not None:
         raise failure
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from asyncgen.errors import InputError
 from asyncgen.sandbox.faults import FaultRule, Faults, draw, read_faults
 from asyncgen.sandbox.limits import BASE, Limits
 from asyncgen.sandbox.workers import parse_execution
@@ -90,7 +91,7 @@ def test_a_faults_file_is_read_and_a_wrong_one_names_the_rule(tmp_path: Path) ->
     path.write_text(json.dumps([{"fault": "429", "nth": [1]}, {"fault": "no_images"}]))
     assert [(rule.fault, rule.operation) for rule in read_faults(path)] == [("429", "run"), ("no_images", "job")]
     path.write_text(json.dumps([{"fault": "429"}, {"fault": "429", "every": 0}]))
-    with pytest.raises(ValueError, match=r"faults\.json: rule 1\.every"):
+    with pytest.raises(InputError, match=r"faults\.json:faults: rule 1\.every"):
         read_faults(path)
 
 
