@@ -22,6 +22,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     ledger, store, intake     durable state, files, prompts in
     rows, schema              the ledger's SQL, and its file
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
+    streams                   standard output and standard error, which may fail
     plan, workflow, template  from a request to a graph
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, diagnosis, request, records, lifecycle,

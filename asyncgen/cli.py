@@ -399,9 +399,11 @@ def main() -> None:
     """Entry point of `asyncgen` and `python -m asyncgen`."""
     try:
         app()
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has left: there is nobody to tell
-        raise SystemExit(1) from None
+    except OSError as error:  # of standard output, by --help and --version: commands see to their own
+        from asyncgen import exits, streams  # noqa: PLC0415 - as above
+
+        streams.complain(streams.give_up(sys.stdout, error))
+        raise SystemExit(exits.Exit.UNUSABLE) from None
 
 
 def _request_fields(given: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun
 from asyncgen.settings import Settings, load_settings
 from asyncgen.source import Source, SourceOptions
+from asyncgen.streams import complain
 
 _LEVELS: Final = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
@@ -183,6 +184,7 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
             return Moment(run.statistics, total, clock.now() - began, job.skipped())
 
         watch = _Watch(run, shown)
+        watch.stop_if_unseen()
         error: AsyncgenError | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.signals, tasks)
@@ -250,10 +252,19 @@ class _Watch:
                 out = self._run.statistics.out
                 self._shown.notice(f"stopping: nothing new is sent, {out} in flight; once more stops now")
 
+    def stop_if_unseen(self) -> None:
+        """Where standard output has failed, whoever reads it has left or is in need: submit nothing new."""
+        if self._shown.output.failed and not self.stopping:
+            self.stopping = True
+            self._run.request_stop()
+            out = self._run.statistics.out
+            complain(f"stopping: nothing new is sent, {out} in flight are collected; Ctrl-C stops now")
+
     async def progress(self, moment: Callable[[], Moment]) -> None:
         """Show the run four times a second."""
         while True:
             self._shown.tick(moment())
+            self.stop_if_unseen()
             await anyio.sleep(display.REFRESH_SECONDS)
 
     async def landed(self, result: ImageResult) -> None:
@@ -261,6 +272,7 @@ class _Watch:
         if result.status == "held":
             self.held_ids.add(result.request_id)
         self._shown.landed(result)
+        self.stop_if_unseen()
 
 
 async def _one_chunk(wanted: list[IndexedWant]) -> AsyncGenerator[list[IndexedWant], None]:

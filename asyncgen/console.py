@@ -16,6 +16,7 @@ from rich.text import Text
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.exits import Exit, of_error
+from asyncgen.streams import Output, OutputError, complain, is_terminal, tell
 
 P = ParamSpec("P")
 _PIPE_WIDTH: Final = 240
@@ -27,48 +28,50 @@ def with_exit_code(command: Callable[P, Exit]) -> Callable[P, Exit]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> Exit:
         try:
-            return command(*args, **kwargs)
+            code = command(*args, **kwargs)
+            Output().flush()  # while its error can still be told
+            return code
         except AsyncgenError as error:
             complain(str(error))
             return of_error(error)
+        except OutputError as error:
+            complain(str(error))
+            return Exit.UNUSABLE
         except KeyboardInterrupt:
             return Exit.STOPPED
         except Exception:
-            traceback.print_exc()
+            tell(traceback.format_exc())
             complain("this is a bug of asyncgen's: please report it with the lines above; the ledger is true")
             return Exit.BUG
 
     return run
 
 
-def complain(text: str) -> None:
-    """One line about what is wrong."""
-    print(f"asyncgen: {text}", file=sys.stderr)  # noqa: T201 - errors go to standard error
-
-
 def can_ask() -> bool:
     """Whether somebody sits at both ends of a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return is_terminal(sys.stdin) and is_terminal(sys.stdout)
 
 
 def ask(question: str) -> bool:
     """A question that is answered with yes or no; no answer is a no, and so are Ctrl-C and the end of input."""
     try:
-        print(f"{question} [y/N] ", end="", flush=True)  # noqa: T201 - `input` would ask on standard error
+        output = Output()  # `input` would ask on standard error
+        output.write(f"{question} [y/N] ")
+        output.flush()
         return input().strip().lower() in ("y", "yes")
     except (EOFError, KeyboardInterrupt):
-        print()  # noqa: T201 - what is written next begins a line of its own
+        say("")  # what is written next begins a line of its own
         return False
 
 
 def print_json(value: object) -> None:
     """One JSON value, on a line of its own."""
-    print(json.dumps(value, ensure_ascii=False))  # noqa: T201 - this is the output
+    Output().write(f"{json.dumps(value, ensure_ascii=False)}\n")
 
 
 def say(text: str) -> None:
     """One line, at once."""
-    print(text, flush=True)  # noqa: T201 - this is the output
+    Output().line(text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
@@ -81,7 +84,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) ->
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text("–" if value is None else value) for value in row))
-    Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+    output = Output()
+    Console(file=output.file, highlight=False, width=None if output.isatty() else _PIPE_WIDTH).print(table)
 
 
 def utc(unix_seconds: float) -> str:

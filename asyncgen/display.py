@@ -19,6 +19,7 @@ from asyncgen.errors import AsyncgenError
 from asyncgen.money import Use, dollars
 from asyncgen.records import SANDBOX, Batch
 from asyncgen.results import ImageResult
+from asyncgen.streams import Output, is_terminal, tell
 
 REFRESH_SECONDS: Final = 0.25
 _PLAIN_EVERY_SECONDS: Final = 10.0
@@ -74,7 +75,9 @@ class Moment:
 
 
 class Display(Protocol):
-    """What the command line tells a run to show."""
+    """What the command line tells a run to show. `output` says whether it still can."""
+
+    output: Output
 
     def opened(self, batch: Batch, root: Path) -> None: ...
     def landed(self, result: ImageResult) -> None: ...
@@ -87,6 +90,9 @@ class Display(Protocol):
 class JsonDisplay:
     """One JSON object a line on standard output, and nothing else there: results as they land, then a summary."""
 
+    def __init__(self) -> None:
+        self.output = Output(of_run=True)
+
     def opened(self, batch: Batch, root: Path) -> None:
         self._print({"event": "start", "batch": batch.name, "realm": batch.realm, "output_root": str(root)})
 
@@ -97,7 +103,7 @@ class JsonDisplay:
         """Results tell it all."""
 
     def notice(self, text: str) -> None:
-        print(text, file=sys.stderr)  # noqa: T201 - for people; standard output is for programs
+        tell(text)  # standard output is for programs
 
     def ended(self, batch: Batch, root: Path, moment: Moment, error: AsyncgenError | None) -> None:
         self._print({"event": "summary", "batch": batch.name, **summary_fields(moment), "error": _text_or_none(error)})
@@ -107,14 +113,15 @@ class JsonDisplay:
         yield
 
     def _print(self, entry: dict[str, object]) -> None:
-        print(json.dumps(entry, ensure_ascii=False), flush=True)  # noqa: T201 - this is the output
+        self.output.line(json.dumps(entry, ensure_ascii=False))
 
 
 class PlainDisplay:
     """For logs and pipes: a line now and then, and a summary. `quiet` leaves only the summary of what went wrong."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
+        self.output = Output(of_run=True)
+        self.console = Console(file=self.output.file, highlight=False, soft_wrap=True, quiet=quiet)
         self._last_line_at = 0.0
 
     def opened(self, batch: Batch, root: Path) -> None:
@@ -163,7 +170,7 @@ def display_for(*, as_json: bool, quiet: bool) -> Display:
     """The display that suits standard output."""
     if as_json:
         return JsonDisplay()
-    return TerminalDisplay() if sys.stdout.isatty() and not quiet else PlainDisplay(quiet=quiet)
+    return TerminalDisplay() if is_terminal(sys.stdout) and not quiet else PlainDisplay(quiet=quiet)
 
 
 def progress_line(moment: Moment) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 from asyncgen.api import ImageGenerator
-from asyncgen.console import complain
 from asyncgen.display import Display
 from asyncgen.errors import InputError
 from asyncgen.intake import IndexedWant, Intake
 from asyncgen.prompts import BadRow, PromptFormat, Row, format_of, read_rows
+from asyncgen.streams import complain
 
 T = TypeVar("T")
 _STDIN: Final = "-"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from asyncgen.repair import mend, rebuild_ledger
 from asyncgen.report import reading
 from asyncgen.run import ledger_path_of, output_root
 from asyncgen.settings import load_settings
+from asyncgen.streams import OutputError
 from asyncgen.verify import WRONG, Kind, Problem, Verification, ledger_problems
 
 _WHAT_NEXT: Final = {
@@ -77,31 +78,45 @@ class _Shown:
     def __init__(self, as_json: bool, repair: bool) -> None:
         self._as_json, self._repair = as_json, repair
         self.counts: Counter[Kind] = Counter()
+        self._unsaid: OutputError | None = None
 
     def problem(self, problem: Problem) -> None:
         """One thing that is wrong."""
         self.counts[problem.kind] += 1
-        if self._as_json:
-            print_json({"event": "problem", "kind": problem.kind, "path": problem.path, "words": problem.words})
-        else:
-            say(f"{problem.kind:<10} {problem.path}: {problem.words}")
+        entry = {"event": "problem", "kind": problem.kind, "path": problem.path, "words": problem.words}
+        self._print(entry, [f"{problem.kind:<10} {problem.path}: {problem.words}"])
 
     def rebuilt(self, rebuilt: Rebuilt, aside: Path | None) -> None:
         """A new ledger stands in the place of the damaged one, which is kept `aside`."""
-        if self._as_json:
-            print_json({"event": "rebuilt", "kept_as": None if aside is None else str(aside), **asdict(rebuilt)})
-            return
-        for line in _rebuilt_lines(rebuilt, aside):
-            say(line)
+        entry = {"event": "rebuilt", "kept_as": None if aside is None else str(aside), **asdict(rebuilt)}
+        self._print(entry, _rebuilt_lines(rebuilt, aside))
 
     def end(self, pictures: int) -> None:
-        """Everything has been looked at, so many pictures among it."""
-        if self._as_json:
-            print_json({"event": "summary", "pictures": pictures, "repaired": self._repair, "problems": self.counts})
-            return
-        say(f"{pictures} pictures looked at{'' if self.counts else ': all is well'}")
-        for kind, number in self.counts.items():
-            say(f"{number} {kind.replace('_', ' ')}: {(_MENDED if self._repair else _WHAT_NEXT)[kind]}")
+        """Everything has been looked at, so many pictures among it. Raises `OutputError` for what could not be said."""
+        next_steps = _MENDED if self._repair else _WHAT_NEXT
+        entry = {"event": "summary", "pictures": pictures, "repaired": self._repair, "problems": self.counts}
+        self._print(
+            entry,
+            [
+                f"{pictures} pictures looked at{'' if self.counts else ': all is well'}",
+                *(f"{number} {kind.replace('_', ' ')}: {next_steps[kind]}" for kind, number in self.counts.items()),
+            ],
+        )
+        if self._unsaid is not None:
+            raise self._unsaid
+
+    def _print(self, entry: Mapping[str, object], lines: Sequence[str]) -> None:
+        """Nobody needs a look that cannot be told; a repair goes on to its end."""
+        try:
+            if self._as_json:
+                print_json(entry)
+                return
+            for line in lines:
+                say(line)
+        except OutputError as error:
+            if not self._repair:
+                raise
+            self._unsaid = error
 
 
 def _rebuilt_lines(rebuilt: Rebuilt, aside: Path | None) -> list[str]:

@@ -822,3 +822,68 @@ def test_a_sandbox_that_cannot_be_served_names_the_port_or_the_file(
     taken = urlsplit(sandbox.base_url).port
     ran = inside("sandbox", "--port", "0", *(option.format(taken=taken) for option in options))
     assert (ran.code, says.format(taken=taken) in ran.err, "Traceback" in ran.err, ran.out) == (2, True, False, ""), ran
+
+
+# -- standard output that cannot be written -------------------------------------------------------------------------
+
+
+def left_alone(process: subprocess.Popen[str], lines: int) -> str:
+    """Read so many lines of a command's output and leave; what it says on standard error until its end."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for _ in range(lines):
+        process.stdout.readline()
+    process.stdout.close()
+    return process.stderr.read()
+
+
+def test_a_reader_who_leaves_stops_the_run_and_what_is_out_is_collected(
+    sandbox: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    with started_batch(tmp_path, sandbox, endpoint, 400, "--json") as process:
+        err = left_alone(process, 2)
+        assert process.wait(30) == 3, err
+    told, stopping = err.splitlines()
+    assert told == "asyncgen: standard output cannot be written (Broken pipe)"
+    assert stopping.startswith("asyncgen: stopping: nothing new is sent, ")
+    sold = len(sandbox.books(endpoint))
+    assert sold < 400
+    assert states(tmp_path / "out") == {"stored": sold, "wanted": states(tmp_path / "out")["wanted"]}
+
+
+def test_a_run_whose_summary_alone_cannot_be_written_ends_as_it_would(tmp_path: Path) -> None:
+    with sandbox_in_a_thread(execution="fixed:600") as slow, started_batch(tmp_path, slow, ENDPOINT, 3) as process:
+        err = left_alone(process, 1)
+        assert (process.wait(30), err) == (0, "asyncgen: standard output cannot be written (Broken pipe)\n")
+    assert states(tmp_path / "out") == {"stored": 3}
+
+
+@pytest.mark.parametrize("options", [("--json",), ()])
+def test_a_full_standard_output_stops_a_run_before_anything_is_sent(
+    sandbox: Remote, endpoint: str, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        arguments = ("batch", write(tmp_path / "p.txt", prompts(3)), *SIZE, *options)
+        with started(*arguments, cwd=tmp_path, env=account(sandbox, endpoint), stdout=full) as process:
+            _, err = process.communicate(timeout=30)
+    assert (process.returncode, len(err.splitlines()), sandbox.books(endpoint)) == (3, 2, []), err
+    assert err.startswith("asyncgen: standard output cannot be written (No space left on device)\n")
+
+
+@pytest.mark.parametrize("arguments", [("styles",), ("styles", "--json"), ("--help",), ("sandbox", "--port", "0")])
+def test_a_command_that_only_tells_ends_with_6_where_it_cannot(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full, started(*arguments, cwd=tmp_path, stdout=full) as process:
+        _, err = process.communicate(timeout=30)
+    says = "asyncgen: standard output cannot be written (No space left on device)\n"
+    assert (process.returncode, err) == (6, says)
+
+
+def test_a_repair_goes_on_where_it_cannot_be_told(inside: Cli, tmp_path: Path) -> None:
+    assert inside("batch", write(tmp_path / "p.txt", prompts(3)), "--sandbox", *SIZE).code == 0
+    root = tmp_path / "asyncgen-sandbox"
+    for line in manifest(root)[:2]:
+        (root / line["path"]).unlink()
+    repair = ("verify", "--sandbox", "--repair")
+    with Path("/dev/full").open("w") as full, started(*repair, cwd=tmp_path, stdout=full) as process:
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, "cannot be written" in err, states(root)) == (6, True, {"stored": 1, "lost": 2}), err
