@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -137,19 +137,31 @@ class Verification:
         unfinished = temporary_path(self._root / manifest.FILE_NAME)
         if unfinished.exists():
             yield Problem(Kind.LEFT_OVER, unfinished.name, "a manifest that was not finished")
-        for (folder,) in self._connection.execute(_FOLDERS).fetchall():
+        ours = {folder for (folder,) in self._connection.execute(_FOLDERS).fetchall()}
+        for folder in sorted({"", *ours}.union(*(self._below(f"{top}/") for top in _tops(ours)))):
             try:
                 with os.scandir(self._root / folder) as entries:
                     names = (os.fsencode(entry.name).decode("utf-8", "replace") for entry in entries)
                     while page := list(islice(names, _PAGE)):
-                        yield from self._strangers(folder, page)
+                        yield from self._strangers(folder, page, with_pictures=folder in ours)
             except FileNotFoundError:
                 continue  # its pictures have been told
             except OSError as error:
                 yield Problem(Kind.UNREADABLE, folder, f"cannot be read ({error.strerror})")
 
-    def _strangers(self, folder: str, names: list[str]) -> Iterator[Problem]:
-        """The ledger knows of each file before there is one, and is asked later: what it lacks is nobody's."""
+    def _below(self, top: str) -> Iterator[str]:
+        """A folder and those in it, but for other output roots, whose runs we know nothing of."""
+        for path, folders, files in os.walk(self._root / top):
+            if manifest.FILE_NAME in files:
+                folders.clear()
+            elif os.fsencode(path).decode("utf-8", "replace") == path:  # ours have names that can be written
+                yield f"{Path(path).relative_to(self._root).as_posix()}/"
+
+    def _strangers(self, folder: str, names: list[str], *, with_pictures: bool) -> Iterator[Problem]:
+        """The ledger knows of each file before there is one, and is asked later: what it lacks is nobody's.
+
+        Pictures that it lacks are told only of folders that hold some of ours: any other may be somebody's collection.
+        """
         found = [match for match in map(_PICTURE.fullmatch, names) if match]
         states = self._states({f"{folder}{path}" for match in found for path in (match[0], match["picture"])})
         for match in found:
@@ -157,7 +169,7 @@ class Verification:
             if match["hidden"] and match["part"]:
                 if states.get(f"{folder}{match['picture']}") != "storing":
                     yield Problem(Kind.LEFT_OVER, path, "a picture that was not finished")
-            elif not match["part"] and path not in states:
+            elif with_pictures and not match["part"] and path not in states:
                 yield Problem(Kind.UNKNOWN, path, "no record knows this picture")
 
     def _states(self, paths: set[str]) -> dict[str, str]:
@@ -182,6 +194,11 @@ class Verification:
                     yield _manifest_problem(f"line {line[0][0]} differs from the ledger")
             for (place,) in found.execute("SELECT place FROM line ORDER BY place"):
                 yield _manifest_problem(f"line {place} is of no picture that the ledger has")
+
+
+def _tops(folders: Iterable[str]) -> set[str]:
+    """The folders of the output root in which these are."""
+    return {folder.partition("/")[0] for folder in folders if folder}
 
 
 def _looked_at(path: Path, size_bytes: int, sha256: str) -> tuple[Kind, str] | None:

@@ -131,6 +131,25 @@ async def test_files_that_belong_to_nothing_are_told_and_others_are_left_in_peac
 
 
 @pytest.mark.anyio
+async def test_what_was_not_finished_is_told_of_every_folder_that_may_be_ours(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        item = await at.accept(await at.item())
+        (prepared,) = await at.store.prepare([picture()], ["resources/styles/1/a-fox"], "0a0b0c0d")
+        await at.ledger.record_storing(item, [prepared], Timing())
+        assert await at.store.write([prepared], [picture()])
+        await at.ledger.record_stored(item)
+        await Manifest(at.ports, at.ledger, at.root).bring_up_to_date()
+    (tmp_path / "resources" / "another root").mkdir()
+    (tmp_path / "resources" / "another root" / "manifest.jsonl").touch()
+    for folder in ("", "resources", "resources/styles", "resources/styles/2", "resources/another root", "holiday"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / ".x.png.part").write_bytes(b"x")
+        (tmp_path / folder / "mine.png").write_bytes(b"x")
+    folders = ("", "resources/", "resources/styles/", "resources/styles/2/")
+    assert told(tmp_path) == [(Kind.LEFT_OVER, f"{folder}.x.png.part") for folder in folders]
+
+
+@pytest.mark.anyio
 async def test_a_picture_that_was_made_again_is_no_stranger(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         await made(at, "one")
