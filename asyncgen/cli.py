@@ -21,8 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 all done; 1 some images failed; 2 bad input (of a file nothing was sent, a stream keeps what "
     "it has made); 3 stopped, work is pending; 4 the account refuses work, everything is pending; 5 submissions are "
-    "held whose outcome is unknown; 6 the ledger, the output folder or the network cannot be used; 7 the budget "
-    "is used up, the rest is pending; 70 a bug of asyncgen's.",
+    "held whose outcome is unknown; 6 the ledger, the output folder, the network or standard output cannot be used; "
+    "7 the budget is used up, the rest is pending; 70 a bug of asyncgen's.",
 )
 styles_app = typer.Typer(invoke_without_command=True, help="List the styles of the registry, or show one.")
 app.add_typer(styles_app, name="styles")

@@ -14,10 +14,10 @@ class Exit(IntEnum):
     DONE = 0  # every wanted image is there
     SOME_FAILED = 1  # the run went through, some images failed
     BAD_INPUT = 2  # options, settings or prompts are wrong; of a file nothing was sent, a stream keeps what it has made
-    STOPPED = 3  # asked to stop; work is pending
+    STOPPED = 3  # asked to stop, or standard output failed under a run; work is pending
     ACCOUNT = 4  # the key, the credit or the endpoint refuses work; everything unfinished is pending
     HELD = 5  # submissions are held whose outcome was never learned
-    UNUSABLE = 6  # the ledger, the output folder or the network cannot be used
+    UNUSABLE = 6  # the ledger, the output folder, the network, or a reading command's standard output cannot be used
     BUDGET = 7  # the budget is used up; what it held back is pending
     BUG = 70  # EX_SOFTWARE: a bug of ours
 

@@ -34,6 +34,11 @@ def locked(root: Path, ledger_path: Path) -> Iterator[None]:
         raise LedgerLockedError(
             f"{ledger_path} is in use by {_holder(holder_path)}: wait for it, stop it, or name another output root"
         ) from None
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{error.filename} cannot be made ({error.strerror}): name another folder with --out or "
+            "ASYNCGEN_OUTPUT_ROOT"
+        ) from error
     except OSError as error:
         raise StoreError(
             f"{cannot_write(root, error)}; or name another folder with --out or ASYNCGEN_OUTPUT_ROOT"
@@ -46,7 +51,9 @@ def locked(root: Path, ledger_path: Path) -> Iterator[None]:
 
 
 def _myself() -> dict[str, object]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "program": Path(sys.argv[0]).name or "python"}
+    script = Path(sys.argv[0])
+    program = script.parent.name if script.name == "__main__.py" else script.name  # of `python -m NAME`
+    return {"pid": os.getpid(), "host": socket.gethostname(), "program": program or "python"}
 
 
 def _holder(holder_path: Path) -> str:

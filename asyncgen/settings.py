@@ -250,6 +250,14 @@ _MODE_ENDPOINTS: Final[Mapping[str, tuple[str, ...]]] = {
     "posterFrameRegeneration": ("server_poster_id", "server_150_id"),
 }
 _OTHER_MODES: Final = ("server_150_id",)
+#: The options that may have said a value which is refused here.
+_OPTIONS: Final = {
+    "ASYNCGEN_BUDGET_USD": "--budget",
+    "ASYNCGEN_USD_PER_SECOND": "--usd-per-second",
+    "ASYNCGEN_CONCURRENCY": "--concurrency",
+    "ASYNCGEN_ENDPOINT": "--endpoint",
+    "ASYNCGEN_OUTPUT_ROOT": "--out",
+}
 _KEY_CHARACTERS: Final = re.compile(r"[!-~]+")
 S = TypeVar("S", bound=Settings)
 
@@ -308,6 +316,8 @@ def _validated(cls: type[S], values: dict[str, Any]) -> S:
         variable = str(first["loc"][0])
         message = first["msg"].removeprefix("Value error, ")
         given = "" if variable == variable_of("api_key") else f" (got {str(first['input'])[:80]!r})"
-        raise SettingsError(f"{message}{given}; see docs/settings.md", field=variable) from None
+        option = _OPTIONS.get(variable)
+        cure = "see docs/settings.md" if option is None else f"mend {option} or the variable"
+        raise SettingsError(f"{message}{given}; {cure}", field=variable) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot be read ({error}): save it as UTF-8 text", field=ENV_FILE) from None

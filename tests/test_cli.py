@@ -58,8 +58,8 @@ def everywhere() -> Iterator[Remote]:
         yield remote
 
 
-ENDPOINTS = [*(f"idle-{number}" for number in range(1, 5)), *(f"ep-{number}" for number in range(1, 60))]
-_numbers = iter(range(1, 60))
+ENDPOINTS = [*(f"idle-{number}" for number in range(1, 5)), *(f"ep-{number}" for number in range(1, 90))]
+_numbers = iter(range(1, 90))
 
 
 @pytest.fixture
@@ -471,6 +471,9 @@ def test_an_output_folder_or_a_network_that_cannot_be_used_is_exit_code_6(cli: C
     (tmp_path / "file").write_text("a file")
     disk = cli("generate", "a fox", *SIZE, "--out", "file")
     assert (disk.code, "--out" in disk.err, "Traceback" in disk.err) == (6, True, False), disk
+    nowhere = cli("generate", "a fox", *SIZE, "--out", "/proc/nowhere")
+    says = "/proc/nowhere cannot be made (No such file or directory): name another folder with --out"
+    assert (nowhere.code, says in nowhere.err, "removed" in nowhere.err) == (6, True, False), nowhere
     network = cli("generate", "a fox", *SIZE, RUNPOD_ENDPOINT_BASE_URL="http://127.0.0.1:9/v2")
     assert (network.code, "127.0.0.1:9" in network.err, "Traceback" in network.err) == (6, True, False), network
 
@@ -578,11 +581,22 @@ def test_a_budget_holds_images_back_as_exit_code_7_and_goes_on_when_it_is_raised
     assert len(sandbox.books(endpoint)) == 5
 
 
+def test_what_is_held_is_told_though_the_budget_decides_the_exit_code(
+    inside: Cli, sandbox: Remote, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCGEN_EXECUTION_TIMEOUT", "5")
+    sandbox.add(fault("reset_after_accept", endpoint=endpoint, nth=[1]))
+    file = write(tmp_path / "p.txt", prompts(5))
+    ran = inside("batch", file, *SIZE, "--usd-per-second", "1", "--budget", "6", "--concurrency", "1")
+    assert (ran.code, "1 held: sent, but whether they were accepted was never learned" in ran.out) == (7, True), ran
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (("--budget", "1"), "--usd-per-second"),
-        (("--budget", "0", "--gpu", "4090"), "greater than 0"),
+        (("--budget", "0", "--gpu", "4090"), "greater than 0 (got '0.0'); mend --budget or the variable"),
+        (("--usd-per-second", "-1"), "mend --usd-per-second or the variable"),
         (("--gpu", "a toaster"), "a toaster"),
         (("--gpu", "4090", "--usd-per-second", "1"), "keep one"),
     ],
@@ -689,7 +703,7 @@ def test_a_ledger_in_use_names_the_process_that_uses_it_and_status_works_beside_
     with started_batch(tmp_path, sandbox, "idle-4", 20) as process:
         wait_until(lambda: states_so_far(tmp_path / "out").get("accepted", 0) == 8)
         second = cli("generate", "a fox", "--out", "out")
-        assert (second.code, f"process {process.pid}" in second.err) == (6, True), second
+        assert (second.code, f"process {process.pid} (asyncgen)" in second.err) == (6, True), second
         (status,) = cli("status", "--out", "out", "--json").json
         assert status["states"]["accepted"] == 8
         process.kill()
