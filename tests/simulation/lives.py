@@ -173,8 +173,8 @@ class _Incarnation:
                 writer.start_soon(ledger.run_writer)
                 with anyio.CancelScope() as scope:
                     await self._run(ports, ledger, options, scope)
-                if scope.cancelled_caught:
-                    self._life.ending = "cancelled"
+                if scope.cancelled_caught or (scope.cancel_called and self._life.ending == "stopped"):
+                    self._life.ending = "cancelled"  # nothing may have been left to cancel but what was out
                 writer.cancel_scope.cancel()
             await ledger.close()
         except (AsyncgenError, BaseExceptionGroup) as caught:

@@ -165,4 +165,5 @@ def _look_at_fetches(world: World, asked: Sequence[Asked]) -> None:
 def _fetches_allowed(world: World, job: Job) -> int:
     tries = _TRIES_OF_A_DAMAGED_RESULT if job.executions[-1].fate == "damaged" else 1 + job.damaged_replies
     retries = len(job.executions) - 1
-    return tries + retries + (_TRIES_OF_A_LIKENESS if retries else 0) + len(world.foreign)
+    disk_failed = any(name.startswith("disk: ") for name in world.books.hits)  # under the name that another was to get
+    return tries + retries + (_TRIES_OF_A_LIKENESS if retries else 0) + len(world.foreign) + disk_failed
