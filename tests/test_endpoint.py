@@ -212,8 +212,9 @@ async def test_polls_come_less_often_the_longer_a_job_takes_and_it_is_never_aban
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pace = Pace(polling_interval_seconds=1, polling_interval_max_seconds=5, slow_after_seconds=100)
-    async with open_sandbox(speed=1, execution="fixed:0.4") as sandbox, opened(sandbox, tmp_path, pace) as it:
-        assert isinstance(await it.endpoint.wait_output(await it.job_id(), just_submitted=True), Completed)
+    endpoint = saying(*[{"status": "IN_PROGRESS"}] * 50, {"status": "CANCELLED"})
+    async with site(endpoint) as url, opened(url, tmp_path, pace) as it:
+        assert isinstance(await it.endpoint.wait_output("j", just_submitted=True), Cancelled)
     waits = it.clock.pauses
     assert waits[0] == 1
     assert sum(waits) > 180
