@@ -128,8 +128,8 @@ MUTANTS = (
     ),
     Mutant(
         "submissions in the air forgotten at start", "a job is bought twice", "rows.py",
-        '    columns = {"state": State.UNKNOWN, "state_at": at,',
-        '    columns = {"state": State.WANTED, "state_at": at,',
+        '    unknown = {"state": State.UNKNOWN, "state_at": at,',
+        '    unknown = {"state": State.WANTED, "state_at": at,',
     ),
     Mutant(
         "failed poll buys", "a job is bought again because a poll was not answered", "endpoint.py",
@@ -188,7 +188,7 @@ MUTANTS = (
         "                    await self._reattach(tasks, run_id, deliver)\n", "",
     ),
     Mutant(
-        "rate limit not kept", "the platform answers 429", "endpoint.py",
+        "rate limit not kept", "the platform answers 429", "gate.py",
         "            while pause := self._bucket.reserve(self._ports.clock.now()):",
         "            while pause := self._bucket.paused_for(self._ports.clock.now()):",
     ),
