@@ -131,7 +131,8 @@ class Engine:
         Raises `RunPausedError`, `StoreError` or `LedgerError` when going on is useless, `InputError` for a row that is
         wrong. Cancelling the task leaves the ledger true.
         """
-        run_id = await self._bench.ledger.begin_run(self._batch)
+        with anyio.CancelScope(shield=True):  # a run that is recorded as begun is recorded as ended
+            run_id = await self._bench.ledger.begin_run(self._batch)
         outcome = "cancelled"
         try:
             await self._work(run_id, chunks, deliver)

@@ -42,7 +42,7 @@ _TERMS = Terms(
     "https://api.simulated/v2/endpoint", execution_timeout_ms=600_000, ttl_ms=3_600_000, usd_per_second=0.001
 )
 _TIMING = Timing(delay_ms=10, execution_ms=20, worker_id="w1")
-_WITH_A_JOB = (State.ACCEPTED, State.STORING, State.STORED)
+_WITH_A_JOB = (State.SUBMITTING, State.ACCEPTED, State.STORING, State.STORED)  # in the air: of a retry
 _WITH_PICTURES = (State.STORING, State.STORED)
 # Of the database header, what SQLite fills in while it commits: the change counter, and where and by whom it was set.
 _HEADER_FIELDS = (slice(24, 28), slice(92, 100))
@@ -105,8 +105,10 @@ class _Standing:
         ).when_opened()
 
     def when_opened(self) -> _Standing:
-        """What `Ledger.open` makes of it: a submission in the air is one whose outcome is unknown."""
-        return _Standing(State.UNKNOWN) if self.state is State.SUBMITTING else self
+        """What `Ledger.open` makes of it: the outcome of a submission in the air is unknown, of a retry its id tells."""
+        if self.state is not State.SUBMITTING:
+            return self
+        return _Standing(State.UNKNOWN) if self.job_id is None else _Standing(State.ACCEPTED, self.job_id)
 
 
 #: What is tried: where it leads, and how it is done.
