@@ -105,7 +105,7 @@ class _Standing:
         ).when_opened()
 
     def when_opened(self) -> _Standing:
-        """What `Ledger.open` makes of it: the outcome of a submission in the air is unknown, of a retry its id tells."""
+        """What `Ledger.open` makes of it: of a submission in the air nothing is known, of a retry its id tells."""
         if self.state is not State.SUBMITTING:
             return self
         return _Standing(State.UNKNOWN) if self.job_id is None else _Standing(State.ACCEPTED, self.job_id)
