@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .books import Asked, Job
 from .broken import hold
-from .records import Records
+from .records import Record, Records
 
 if TYPE_CHECKING:
     from .lives import Life
@@ -38,7 +38,7 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
             _look_at_rate(world, life, f"{operation} at {endpoint}", group)
             _look_at_pauses(world, f"{operation} at {endpoint}", group)
         _look_at_repetition(life, asked)
-        found = sum(record.state_after(life.number - 1) in ("accepted", "storing") for record in records.items)
+        found = sum(_is_found_out(record, life.number) for record in records.items)
         _look_at_jobs_out(life, asked, found)
         _look_at_fetches(world, asked)
 
@@ -121,6 +121,13 @@ def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
                 longest = max(_LONGEST_PAUSE_SECONDS, 1.1 * before.retry_after_seconds)
                 hold(pause <= longest, f"{subject} was not asked about for {pause:.0f} s")
             hold(pause >= floor - _ROUNDING, f"{operation} of {subject} again after {pause:.3f} s, not {floor:.3f} s")
+
+
+def _is_found_out(record: Record, life: int) -> bool:
+    """Whether a job was out when the life began; so is one of which a retry was in the air."""
+    state = record.state_after(life - 1)
+    first = next((move.target for move in record.moves if move.life >= life), None)
+    return state in ("accepted", "storing") or (state, first) == ("submitting", "accepted")
 
 
 def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: int) -> None:
