@@ -72,6 +72,7 @@ class Job:
     execution_timeout_seconds: float
     hidden_until: float
     executions: list[Execution]
+    policy: dict[str, int]  # what it was sent with, milliseconds
     told_late_until: float = 0.0
     cancelled_at: float | None = None
     damaged_replies: int = 0

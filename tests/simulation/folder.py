@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .broken import hold
+from .plans import USD_PER_SECOND
 from .platform import picture
 from .records import Record, Records, StoredFile
 from .watch import ROOT
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .world import World
 
 MANIFEST = "manifest.jsonl"
+_ROUNDING_USD = 1e-6
 
 
 def look_at(world: World, records: Records) -> None:
@@ -48,6 +50,22 @@ def _look_at_manifest(world: World, records: Records) -> None:
         (record.request_id, file.path or "", file.sha256, record.subject[1]) for record, file in _stored_files(records)
     )
     hold(listed == stored, f"the manifest lists {listed}, the ledger {stored}")
+    by_id = {record.request_id: record for record in records.items}
+    for line in lines:
+        _look_at_purchase(line, by_id[line["request_id"]])
+
+
+def _look_at_purchase(line: dict[str, Any], record: Record) -> None:
+    """A line says which job made the picture, and what all jobs of it have cost; nothing where one never said."""
+    last, times = record.jobs[-1], [job.execution_ms for job in record.jobs]
+    told = [each for each in times if each is not None]
+    is_known = len(told) == len(times) and all(move.target != "unknown" for move in record.moves)
+    usd = sum(told) / 1000 * USD_PER_SECOND if is_known else None
+    said = line["job_id"], line["endpoint"].rpartition("/")[2], line["execution_ms"], line["cost_usd"]
+    right = last.job_id, last.endpoint.rpartition("/")[2], last.execution_ms
+    hold(said[:3] == right, f"the manifest says {said}, the ledger {right}: {record}")
+    is_right = said[3] is None if usd is None else said[3] is not None and abs(said[3] - usd) < _ROUNDING_USD
+    hold(is_right, f"the manifest says that {record} has cost {said[3]}, and it is {usd}")
 
 
 def _look_for_strays(world: World, records: Records) -> None:

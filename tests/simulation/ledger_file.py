@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from .world import World
 
 _FULL = 2
+_MOST_USD = """
+    SELECT coalesce(sum(usd_per_second * coalesce(execution_ms, CASE
+        WHEN outcome = 'cancelled' AND ended_at >= submitted_at
+        THEN min(execution_timeout_ms, 1000 * (ended_at - submitted_at)) ELSE execution_timeout_ms END)), 0) / 1000
+    FROM job
+"""  # what was cancelled cost no more than the time it was out
 
 
 @cache
@@ -88,6 +94,10 @@ class LedgerFile:
     def runs_begun(self) -> int:
         """How many runs have been recorded."""
         return self.rows("SELECT count(*) FROM run")[0][0] if self.image else 0
+
+    def most_usd(self) -> float:
+        """The most that every job in it, and whatever may have become one, can have cost."""
+        return self.rows(_MOST_USD)[0][0] if self.image else 0.0
 
     def end_life(self) -> None:
         """Its connection is gone with the process."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,11 @@ def look_at(world: World, lives: Sequence[Life]) -> None:
     """Raises `BrokenError`."""
     _look_at_budget(world, lives)
     _look_at_lifetimes(world)
+    _look_at_policies(world, lives)
     for life in lives:
         if life.options.lane_faults < MANY:
             _look_at_lanes(world, life)
+            _look_at_stopped_lanes(world, life)
 
 
 def _look_at_budget(world: World, lives: Sequence[Life]) -> None:
@@ -37,6 +40,60 @@ def _look_at_budget(world: World, lives: Sequence[Life]) -> None:
     runs = [(job, run) for job in world.books.jobs.values() for run in job.executions if run.bought_at < until]
     spent = sum(_seconds(job, run) for job, run in runs) * USD_PER_SECOND
     hold(spent <= cap + _ROUNDING_USD, f"{spent:.2f} USD of execution were bought, {cap:.2f} allowed")
+    _look_at_reservations(world, lives, cap)
+    for life in lives:
+        if life.ending == "BudgetReachedError":
+            most = life.most_usd + life.options.execution_timeout_seconds * USD_PER_SECOND
+            hold(most > cap, f"life {life.number} says {cap:.2f} USD are used up, and one more job makes {most:.2f}")
+
+
+def _look_at_reservations(world: World, lives: Sequence[Life], cap: float) -> None:
+    """Whatever is bought must fit even if all that is out, or may be, runs into its limit: at every purchase."""
+    buying = [each for each in world.books.asked if each.operation in ("run", "retry")]
+    for number, asked in enumerate(buying):
+        if lives[asked.life].options.budget_usd is not None:
+            before = [each for each in buying[:number] if _may_cost(each, asked)]
+            timeout = lives[asked.life].options.execution_timeout_seconds
+            seconds = timeout + sum(_most_seconds(world, each, asked.sent_at, timeout) for each in before)
+            most = seconds * USD_PER_SECOND
+            hold(most <= cap + _ROUNDING_USD, f"{asked.subject} was bought when that made {most:.2f} USD of {cap:.2f}")
+
+
+def _may_cost(bought: Asked, later: Asked) -> bool:
+    """Whether by that time a purchase was, or may have been, made."""
+    if bought.answered_at is None or bought.answered_at > later.sent_at:
+        return bought.life == later.life or bought.outcome in (None, "accepted", "unknown")
+    return bought.outcome in ("accepted", "unknown")
+
+
+def _most_seconds(world: World, bought: Asked, time: float, timeout: float) -> float:
+    """What it took, once that was told; until then the most that it may.
+
+    What became of a retry that nobody answered is told by its job's id: it may be the failure before it, once more.
+    """
+    if bought.job is not None and (bought.outcome == "accepted" or bought.operation == "retry"):
+        for each in world.books.asked:
+            if each.job is bought.job and each.outcome in ("ended", "damaged") and each.sent_at >= bought.sent_at:
+                is_told = each.answered_at is not None and each.answered_at <= time
+                return _told_seconds(bought.job, each) if is_told else timeout
+    return timeout
+
+
+def _told_seconds(job: Job, told: Asked) -> float:
+    """Of a job that was cancelled no time is told: it cost what it ran."""
+    return told.execution.milliseconds / 1000 if told.execution else _seconds(job, job.executions[-1])
+
+
+def _look_at_policies(world: World, lives: Sequence[Life]) -> None:
+    """Every job was sent with the times that its owner allows: how long it may run, and how long it may exist."""
+    for asked in world.books.asked:
+        if asked.operation == "run" and asked.job is not None:
+            options, policy = lives[asked.life].options, asked.job.policy
+            longest, sent = int(1000 * options.execution_timeout_seconds), policy.get("executionTimeout", 0)
+            is_right = sent == longest if options.budget_usd is None else 0 < sent <= longest
+            hold(is_right, f"{asked.job.job_id} was sent with {policy}, and may run {longest} ms")
+            shortest = max(int(1000 * options.ttl_seconds), sent)
+            hold(policy.get("ttl", 0) >= shortest, f"{asked.job.job_id} was sent with {policy}, not {shortest} ms")
 
 
 def _seconds(job: Job, run: Execution) -> float:
@@ -65,6 +122,29 @@ def _look_at_lanes(world: World, life: Life) -> None:
             noted_at = time + 6 * world.slowest_seconds + 1.0
             late = [each.subject for each in asked if each.operation in ("run", "retry") and each.sent_at > noted_at]
             hold(not late, f"{code} came twice in a row in life {life.number}, and {late} were bought all the same")
+
+
+def _look_at_stopped_lanes(world: World, life: Life) -> None:
+    """What a lane is stopped for was met so often in that life."""
+    asked = [each for each in world.books.asked if each.life == life.number]
+    met = Counter(code for _, code in _ends(asked))
+    met.update(_met_again(asked))
+    met["lost"] = len({each.subject for each in asked if each.outcome == "gone"})
+    met["unreachable"] = sum(each.outcome == "unknown" and each.operation == "run" for each in asked)
+    for stopped in life.statistics.stopped_lanes if life.statistics else ():
+        code = str(stopped.failure.code)
+        hold(met[code] >= life.options.lane_faults, f"life {life.number} met {met}, and says: {stopped}")
+
+
+def _met_again(asked: Sequence[Asked]) -> Iterator[str]:
+    """The faults that were told once more after a retry that nobody answered, and that never arrived."""
+    for retry in asked:
+        if retry.operation == "retry" and retry.outcome == "unknown":
+            told = [each for each in asked if each.job is retry.job and each.outcome == "ended" and each.execution]
+            before = [each.execution for each in told if each.sent_at <= retry.sent_at]
+            after = [each.execution for each in told if each.sent_at > retry.sent_at]
+            if before and after and before[-1] is after[0] and after[0] is not None:
+                yield FATES[after[0].fate].code
 
 
 def _ends(asked: Sequence[Asked]) -> list[tuple[float, str | None]]:

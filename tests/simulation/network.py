@@ -25,18 +25,21 @@ if TYPE_CHECKING:
 
 _FOR_ALL = (
     "refused connection", "lost request", "lost reply", "cut reply", "garbled reply", "429", "429 with Retry-After",
-    "503", "500 before", "502 after", "HTML",
+    "503", "503 with Retry-After", "500 before", "502 after", "HTML",
 )  # fmt: skip
 REQUEST_FAULTS = {
     "run": _FOR_ALL,
-    "status": (*_FOR_ALL, "stale status", "damaged result"),
+    "status": (*_FOR_ALL, "stale status", "damaged result", "stray 404"),
     "cancel": _FOR_ALL,
     "retry": _FOR_ALL,
     "download": ("refused connection", "lost request", "lost reply", "cut reply", "429", "503", "500 before",
                  "damaged result"),
 }  # fmt: skip
 #: What a storm does to every request it meets: the network's and the platform's faults, and the account's.
-STORMS = ("503", "429", "500 before", "refused connection", "lost request", "429 with Retry-After", "401", "402", "400")
+STORMS = (
+    "503", "429", "429 with Retry-After", "500 before",
+    "refused connection", "lost request", "HTML", "401", "402", "400",
+)  # fmt: skip
 _RARE = ("cancel", "retry", "download")  # asked so seldom that their faults would be
 _STORM_SECONDS = (5.0, 30.0, 120.0, 900.0)
 _STALE_SECONDS = 25.0
@@ -115,12 +118,28 @@ class Network:
         if canned := _canned(asked, world.pick):
             return canned
         reply = world.platform.answer(request.method, request.url, request.body, world.time)
-        if fault == "stale status" and reply.job is not None and reply.outcome in ("pending", "ended"):
+        is_stale = fault == "stale status" or self._runs_again_unnoticed(asked, reply)
+        if is_stale and reply.job is not None and reply.outcome in ("pending", "ended"):
             reply = self._stale(reply.job)
+        if fault == "stray 404" and reply.outcome == "pending" and self._was_just_known(asked):
+            reply = Reply(404, b'{"error":"job not found"}', "hidden", reply.job)
         world.log("answered", asked.operation, reply.status, reply.outcome)
         if asked.operation == "run":
             asked.job = reply.job
         return self._spoilt(reply, asked)
+
+    def _runs_again_unnoticed(self, asked: Asked, reply: Reply) -> bool:
+        """Soon after a retry every third answer is still the one before it."""
+        if self._world.calm or asked.operation != "status" or reply.job is None or len(reply.job.executions) == 1:
+            return False
+        again_since = reply.job.executions[-1].bought_at
+        return self._world.time < again_since + _STALE_SECONDS and self._world.pick.chance(33, "stale after a retry")
+
+    def _was_just_known(self, asked: Asked) -> bool:
+        """Whether the last word on the job was that it is pending: then a 404 says nothing yet."""
+        earlier = [each for each in self._world.books.asked if each.job is asked.job and each.operation == "status"]
+        told = [each.outcome for each in earlier if each is not asked and each.life == self._life]
+        return told[-1:] == ["pending"]
 
     def _stale(self, job: Job) -> Reply:
         """What was true a while ago: another word, or, after a retry, the failure before it."""
@@ -181,6 +200,8 @@ def _canned(asked: Asked, pick: Choices) -> Reply | None:
             return Reply(429, b'{"error":"too many requests"}', _refusal(asked))
         case "429 with Retry-After":
             return Reply(429, b"", _refusal(asked), headers={"retry-after": str(1 + pick(20, "Retry-After"))})
+        case "503 with Retry-After":
+            return Reply(503, b"", _refusal(asked), headers={"retry-after": str(1 + pick(20, "Retry-After"))})
         case "503":
             return Reply(503, b"<html>unavailable</html>", _refusal(asked))
         case "500 before":

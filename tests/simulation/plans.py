@@ -20,7 +20,7 @@ from .points import CRASH_POINTS
 #: What a row can be, the more usual ones more than once.
 KINDS = (
     "plain", "plain", "plain", "fixed seed", "named", "named", "two pictures", "two pictures", "two images",
-    "in memory", "twice", "with an id", "with an id", "forbidden", "edited workflow",
+    "in memory", "twice", "with an id", "with an id", "again", "forbidden", "edited workflow",
 )  # fmt: skip
 _OVERSIZE_EVERY = 250  # so often one row is over what a body may have: such worlds are slow
 MANY = 1000
@@ -35,6 +35,11 @@ class Wish:
     label: int
     kind: str
     steps: int = 20
+
+    @property
+    def images(self) -> int:
+        """How many it asks for: equal rows without a seed are as many images, with one they are the same."""
+        return 2 if self.kind in ("two images", "again") else 1
 
     @property
     def prompt(self) -> str:
@@ -68,7 +73,8 @@ class Options:
 
 #: Where a life is cut off on purpose; what is seldom reached is tried more often.
 _CRASH_POINTS = (*CRASH_POINTS, *[point for point in CRASH_POINTS if " request" in point] * 2,
-                 *("retry request on its way", "disk append", "disk replace", "disk replace") * 6)  # fmt: skip
+                 *("retry request on its way", "disk append", "disk replace", "disk replace") * 6,
+                 *("disk create", "disk link") * 2)  # fmt: skip
 
 
 class Plan:
@@ -161,4 +167,4 @@ def _wants(wish: Wish) -> tuple[Want, ...]:
         wants = [
             dataclasses.replace(want, spec=dataclasses.replace(want.spec, workflow_digest="old")) for want in wants
         ]
-    return tuple(wants * 2 if wish.kind == "twice" else wants)
+    return tuple(wants * 2 if wish.kind in ("twice", "again") else wants)

@@ -122,6 +122,7 @@ class Platform:
             execution_timeout_seconds=policy.get("executionTimeout", 600_000) / 1000,
             hidden_until=self._hidden_until(prompt, time),
             executions=[],
+            policy=policy,
         )
         self._execute(job, time)
         self._books.jobs[job.job_id] = job

@@ -72,6 +72,13 @@ class Record:
         """Its state when that life was over; None: it was not wanted yet."""
         return next((move.target for move in reversed(self.moves) if move.life <= life), None)
 
+    def found_by(self, life: int) -> str | None:
+        """Its state as that life found it, once it knew what had become of whatever was in the air before."""
+        state = self.state_after(life - 1)
+        if state != "submitting":
+            return state
+        return next((move.target for move in self.moves if move.life >= life), state)
+
     def __str__(self) -> str:
         path = " ".join(f"{move.target}@{move.life}" for move in self.moves)
         return (

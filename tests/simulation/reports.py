@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .broken import hold
@@ -27,6 +27,7 @@ _RUN_OUTCOMES = {
     "cancelled": ("cancelled", "stopped", "ended", "died"),  # died: it was cancelled while its row was being written
     "RunPausedError": ("stopped",),
     "BudgetReachedError": ("stopped",),
+    "StoreError": ("stopped", "ended", "cancelled"),  # the manifest may fail when all is done
 }
 
 
@@ -36,11 +37,14 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
     for life in lives:
         if life.ending in _FINISHED and life.statistics is not None:
             _look_at_made(world, records, life)
-        if life.ending in ("ended", "stopped"):
-            _look_at_spending(records, life)
+            _look_at_unique(life)
+            if life.number not in world.ledger.failed_in:  # else what is counted may not be recorded
+                _look_at_spending(records, life)
         if life.ending == "ended":
             _look_at_counts(life, records)
             _look_at_results(life, records)
+            _look_at_found(life, records)
+    _look_at_paths(records, lives[-1])
 
 
 def _look_at_runs(world: World, records: Records, lives: Sequence[Life]) -> None:
@@ -77,19 +81,42 @@ def _look_at_made(world: World, records: Records, life: Life) -> None:
 
 
 def _look_at_spending(records: Records, life: Life) -> None:
-    """Every job that ended, by what it was good for."""
+    """Every job that ended counts once, by what it was good for, and with its time if it was told to this run."""
     assert life.statistics is not None
-    uses: Counter[str] = Counter()
+    uses, milliseconds = Counter[str](), 0
     for record in records.items:
-        for move in _moves(record, life):
-            if (move.source, move.target) == ("storing", "stored"):
-                uses["made"] += 1
-            elif move.source == "accepted" and move.target != "storing":
-                uses["lost" if move.is_loss else "cancelled" if move.target == "cancelled" else "failed"] += 1
-            elif (move.source, move.target) == ("submitting", "unknown") and not move.was_found:
-                uses["unknown"] += 1
-    said = {str(use): tally.jobs for use, tally in life.statistics.spending.tallies.items() if tally.jobs}
+        for use, spent_ms in _ends(record, life):
+            uses[use] += 1
+            milliseconds += spent_ms
+    spending = life.statistics.spending
+    said = {str(use): tally.jobs for use, tally in spending.tallies.items() if tally.jobs}
     hold(said == dict(uses), f"life {life.number} says it paid for {said}, the ledger {dict(uses)}")
+    said_ms = spending.total.execution_ms
+    hold(said_ms == milliseconds, f"life {life.number} says it paid for {said_ms} ms, the ledger {milliseconds} ms")
+
+
+def _ends(record: Record, life: Life) -> Iterator[tuple[str, int]]:
+    """The jobs of an image that ended in a life: what for, and the milliseconds that were told in it."""
+    jobs, job, told_in = iter(record.jobs), None, -1
+    for move in record.moves:
+        if move.target == "accepted" and move.source == "submitting":
+            job = next(jobs, None)
+        elif move.source == "accepted" and move.target == "storing":
+            told_in = move.life
+        if move.life != life.number:
+            continue
+        if (move.source, move.target) == ("submitting", "unknown") and not move.was_found:
+            yield "unknown", 0
+        elif (move.source, move.target) == ("storing", "stored"):
+            yield "made", (job.execution_ms or 0) if job and told_in == life.number else 0
+        elif move.source == "accepted" and move.target != "storing":
+            use = "lost" if move.is_loss else "cancelled" if move.target == "cancelled" else "failed"
+            yield use, (job.execution_ms or 0) if job else 0
+
+
+def _look_at_unique(life: Life) -> None:
+    indexes = [result.index for result in life.results]
+    hold(len(indexes) == len(set(indexes)), f"life {life.number} handed a row on twice: {indexes}")
 
 
 def _look_at_counts(life: Life, records: Records) -> None:
@@ -111,6 +138,8 @@ def _look_at_counts(life: Life, records: Records) -> None:
         "cancelled": states["cancelled"],
         "repeated": rows - len(named),
         "pending": states["wanted"],
+        "new": sum(record.moves[0].life == life.number for record in items),
+        "reattached": sum(record.found_by(life.number) in ("accepted", "storing") for record in records.items),
     }
     said = {name: getattr(counted, name) for name in expected}
     hold(said == expected, f"life {life.number} counts {said}, the books {expected}")
@@ -135,3 +164,26 @@ def _look_at_results(life: Life, records: Records) -> None:
         hold(result.status in allowed, f"life {life.number} said {result.status} of {record}")
         for number, delivered in enumerate(result.delivered):
             hold(delivered.data == picture(*record.subject, number), f"delivered something else: {record}")
+
+
+def _look_at_found(life: Life, records: Records) -> None:
+    """What an earlier run left is tried again where its owner said so, once; what was cancelled always is."""
+    named, options = {result.request_id for result in life.results}, life.options
+    again = {"cancelled": True, "unknown": options.resubmit}
+    again |= dict.fromkeys(("failed", "given_up", "lost"), options.retry_failed)
+    for record in records.items:
+        moves = [move for move in _moves(record, life) if move.target == "wanted"]
+        told = [move for move in moves if move.source in ("cancelled", "failed", "given_up", "lost", "stored")]
+        hold(len(told) <= 1, f"life {life.number} was told once, and tried again {len(told)} times: {record}")
+        if record.request_id in named:
+            found = str(record.found_by(life.number))
+            hold(moves or not again.get(found), f"life {life.number} found it {found}, and left it: {record}")
+
+
+def _look_at_paths(records: Records, last: Life) -> None:
+    """What the last run handed over are the pictures that are recorded now."""
+    by_id = {record.request_id: record for record in records.items}
+    for result in last.results:
+        current = [(each.path, each.sha256) for each in by_id[result.request_id].files if each.state == "stored"]
+        given = [(each.path, each.sha256) for each in result.pictures]
+        hold(given == current, f"{given} were handed over, {current} are recorded: {by_id[result.request_id]}")

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .books import Asked, Job
+from .books import Asked, Job, Subject
 from .broken import hold
-from .records import Record, Records
+from .records import Records
 
 if TYPE_CHECKING:
     from .lives import Life
@@ -38,9 +38,11 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
             _look_at_rate(world, life, f"{operation} at {endpoint}", group)
             _look_at_pauses(world, f"{operation} at {endpoint}", group)
         _look_at_repetition(life, asked)
-        found = sum(_is_found_out(record, life.number) for record in records.items)
+        states = {record.subject: record.found_by(life.number) for record in records.items}
+        found = {subject for subject, state in states.items() if state in ("accepted", "storing")}
         _look_at_jobs_out(life, asked, found)
-        _look_at_fetches(world, asked)
+        _look_at_fetches(world, records, asked)
+        _look_at_cancels(world, life, asked)
 
 
 def _grouped(asked: Iterable[Asked]) -> dict[tuple[str, str], list[Asked]]:
@@ -84,7 +86,7 @@ def _most_at_once(spans: Iterable[tuple[float, float]]) -> int:
 def _look_at_pauses(world: World, name: str, group: Sequence[Asked]) -> None:
     """While a Retry-After of a 429 lasts, nothing of the same operation is sent."""
     for told in group:
-        if told.retry_after_seconds and told.answered_at is not None:
+        if told.retry_after_seconds and told.fault == "429 with Retry-After" and told.answered_at is not None:
             until = told.answered_at + told.retry_after_seconds
             since = told.answered_at + _seconds_to_the_wire(world, told.operation)
             early = [each for each in group if since < each.sent_at < until - _ROUNDING]
@@ -123,14 +125,7 @@ def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
             hold(pause >= floor - _ROUNDING, f"{operation} of {subject} again after {pause:.3f} s, not {floor:.3f} s")
 
 
-def _is_found_out(record: Record, life: int) -> bool:
-    """Whether a job was out when the life began; so is one of which a retry was in the air."""
-    state = record.state_after(life - 1)
-    first = next((move.target for move in record.moves if move.life >= life), None)
-    return state in ("accepted", "storing") or (state, first) == ("submitting", "accepted")
-
-
-def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: int) -> None:
+def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: set[Subject]) -> None:
     """From its `/run` to the last word on it a job takes one of the places; jobs found out at the start may be more."""
     spans: dict[object, tuple[float, float]] = {}
     names: dict[str, object] = {}
@@ -145,15 +140,34 @@ def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: int) -> None:
         begin, end = spans.get(key, (each.sent_at, each.sent_at))
         spans[key] = (begin, max(end, each.answered_at or each.sent_at))
     most = _most_at_once(spans.values())
-    allowed = max(life.options.concurrency, found)
-    hold(most <= allowed, f"{most} jobs out in life {life.number}, {life.options.concurrency} allowed, {found} found")
+    allowed = max(life.options.concurrency, len(found))
+    new = [span for key, span in spans.items() if isinstance(key, tuple) and key[0] not in found]
+    bought = _most_at_once(new)
+    hold(bought <= life.options.concurrency, f"{bought} jobs of life {life.number} out, of {life.options.concurrency}")
+    hold(most <= allowed, f"{most} jobs out in life {life.number}, {allowed} allowed, {len(found)} found")
 
 
-def _may_run_again(world: World, job: Job) -> bool:
-    return any(each.operation == "retry" and each.job is job for each in world.books.asked)
+def _look_at_cancels(world: World, life: Life, asked: Sequence[Asked]) -> None:
+    """What is out is taken back where its owner said so, once the run stops, and never else."""
+    cancels = [each for each in asked if each.operation == "cancel"]
+    hold(life.options.cancel_on_stop or not cancels, f"life {life.number} cancelled {[e.subject for e in cancels]}")
+    if life.stopped_at is None or not life.options.cancel_on_stop or life.options.pace.cancel_rate < FREE_RATE:
+        return
+    if life.ending == "stopped" and not any(each.retry_after_seconds for each in cancels):
+        taken_back = {each.subject for each in cancels}
+        until = life.stopped_at + 2 * world.slowest_seconds + 1.0
+        out = {each.subject for each in asked if each.outcome == "pending" and each.sent_at > until}
+        hold(out <= taken_back, f"life {life.number} was stopped, and left {out - taken_back} running")
 
 
-def _look_at_fetches(world: World, asked: Sequence[Asked]) -> None:
+def _may_run_again(world: World, records: Records, job: Job) -> bool:
+    """Whether it was asked to run again, or the run meant to and cannot know that it never did."""
+    in_the_air = {bought.job_id for record in records.items for bought in record.jobs if not bought.is_confirmed}
+    retries = (each for each in world.books.asked if each.operation == "retry" and each.job is job)
+    return job.job_id in in_the_air or any(retries)
+
+
+def _look_at_fetches(world: World, records: Records, asked: Sequence[Asked]) -> None:
     """A result is fetched once in a life; again only if it came damaged, or its file could not be put in place.
 
     A failure of a job that was to run again is asked for again: it may be the old one.
@@ -162,7 +176,7 @@ def _look_at_fetches(world: World, asked: Sequence[Asked]) -> None:
     for each in asked:
         if each.operation != "status" or each.outcome not in ("ended", "damaged") or each.job is None:
             continue
-        if each.whole_result or each.outcome == "damaged" or not _may_run_again(world, each.job):
+        if each.whole_result or each.outcome == "damaged" or not _may_run_again(world, records, each.job):
             fetched[each.job.job_id].append(each)
     for job_id, fetches in fetched.items():
         allowed = _fetches_allowed(world, world.books.jobs[job_id])

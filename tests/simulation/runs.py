@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -55,8 +56,9 @@ def _look_at_ending(world: World, life: Life, asked: Sequence[Asked]) -> None:
 
 
 def _was_silent(life: Life, asked: Sequence[Asked]) -> bool:
-    """Whether nothing at all was answered for as long as the run may wait."""
-    answers = [each.answered_at for each in asked if each.answered_at is not None and each.has_reply]
+    """Whether the platform, whose files are elsewhere, answered nothing at all for as long as the run may wait."""
+    heard = (each for each in asked if each.has_reply and each.operation != "download")
+    answers = [each.answered_at for each in heard if each.answered_at is not None]
     times = [life.began_at, *sorted(answers), life.ended_at]
     longest = max(after - before for before, after in pairwise(times))
     return longest >= life.options.pace.unreachable_seconds
@@ -117,9 +119,9 @@ def _hold_nothing_bought(world: World, life: Life, asked: Sequence[Asked], since
 
 
 def _look_at_last(world: World, plan: Plan, records: Records, lives: Sequence[Life]) -> None:
-    wanted = [wish.prompt for wish in plan.wishes]
-    recorded = {record.subject[0] for record in records.items}
-    hold(recorded == set(wanted), f"wanted {wanted}, recorded {recorded}")
+    wanted = Counter({wish.prompt: wish.images for wish in plan.wishes})
+    recorded = Counter(record.subject[0] for record in records.items)
+    hold(recorded == wanted, f"wanted {wanted}, recorded {recorded}")
     last = lives[-1]
     if lives[-2:-1] and lives[-2].calm:
         sent = [each for each in world.books.asked if each.life == last.number and each.operation == "run"]

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 ROOT = Path("/out")
 API_KEY = "the key"
 BASE_URL = "https://api.simulated/v2"
-_STATE = "SELECT state FROM item WHERE seed = ? AND json_extract(spec, '$.prompt_sent') = ?"
-_TIMEOUT = "SELECT execution_timeout_ms FROM item WHERE seed = ? AND json_extract(spec, '$.prompt_sent') = ?"
+_ITEM = """
+    SELECT state, json_extract(spec, '$.steps'), execution_timeout_ms FROM item
+    WHERE seed = ? AND json_extract(spec, '$.prompt_sent') = ?
+"""
 _STATE_OF_JOB = "SELECT state FROM item WHERE job_id = ?"
 _JOB = "SELECT endpoint FROM job WHERE job_id = ?"
 _STORED = """
@@ -47,6 +49,9 @@ class Watch:
         graph, self._sent_policy = sent["input"]["workflow"], sent.get("policy", {})
         return graph["6"]["inputs"]["text"], graph["25"]["inputs"]["noise_seed"]
 
+    def _steps_of(self, body: bytes) -> int:
+        return int(json.loads(body)["input"]["workflow"]["17"]["inputs"]["steps"])
+
     def sending(self, asked: Asked, request: HttpRequest) -> None:
         """A request leaves."""
         if asked.operation == "download":
@@ -57,7 +62,7 @@ class Watch:
         if request.headers.get("Authorization") != f"Bearer {API_KEY}":
             self._world.accuse(f"{asked.operation} without the key")
         if asked.operation == "run":
-            self._buying(asked)
+            self._buying(asked, self._steps_of(request.body or b""))
             return
         self._asking(asked)
         if asked.operation == "retry":
@@ -82,18 +87,19 @@ class Watch:
             if hashlib.sha256(right).hexdigest() != sha256:
                 self._world.accuse(f"{path} is recorded with the hash of something else")
 
-    def _buying(self, asked: Asked) -> None:
+    def _buying(self, asked: Asked, steps: int) -> None:
         prompt, seed = asked.subject
         if prompt in self._world.unsendable:
             self._world.accuse(f"{prompt[:40]} must not be sent: it is too large, or its workflow is another one now")
         if asked.body_bytes > MAX_BODY_BYTES:
             self._world.accuse(f"a body of {asked.body_bytes} bytes was sent")
-        states = [state for (state,) in self._world.ledger.rows(_STATE, str(seed), prompt)]
-        recorded = [timeout_ms for (timeout_ms,) in self._world.ledger.rows(_TIMEOUT, str(seed), prompt)]
-        if recorded != [self._sent_policy.get("executionTimeout")] or "ttl" not in self._sent_policy:
-            self._world.accuse(f"{prompt} is sent with {self._sent_policy}, recorded is a timeout of {recorded} ms")
-        if states != ["submitting"]:
-            self._world.accuse(f"{prompt} with seed {seed} is sent while the durable ledger says {states}")
+        timeout_ms = self._sent_policy.get("executionTimeout")
+        if timeout_ms is None or "ttl" not in self._sent_policy:
+            self._world.accuse(f"{prompt} is sent with {self._sent_policy}")
+        found = [tuple(row) for row in self._world.ledger.rows(_ITEM, str(seed), prompt)]
+        if found != [("submitting", steps, timeout_ms)]:
+            sent = f"{prompt}, seed {seed}, {steps} steps, {timeout_ms} ms"
+            self._world.accuse(f"{sent} is sent while the durable ledger says {found}")
 
     def _buying_again(self, asked: Asked) -> None:
         states = [state for (state,) in self._world.ledger.rows(_STATE_OF_JOB, asked.subject)]
