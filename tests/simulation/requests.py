@@ -163,8 +163,8 @@ def _look_at_cancels(world: World, life: Life, asked: Sequence[Asked]) -> None:
 def _may_run_again(world: World, records: Records, job: Job) -> bool:
     """Whether it was asked to run again, or the run meant to and cannot know that it never did."""
     in_the_air = {bought.job_id for record in records.items for bought in record.jobs if not bought.is_confirmed}
-    retries = (each for each in world.books.asked if each.operation == "retry" and each.job is job)
-    return job.job_id in in_the_air or any(retries)
+    is_asked = any(each.operation == "retry" and each.job is job for each in world.books.asked)
+    return is_asked or job.job_id in in_the_air
 
 
 def _look_at_fetches(world: World, records: Records, asked: Sequence[Asked]) -> None:
