@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from asyncgen.money import Use
+
 from .broken import hold
 from .plans import indexed
 from .platform import picture
@@ -40,6 +42,7 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
             _look_at_unique(life)
             if life.number not in world.ledger.failed_in:  # else what is counted may not be recorded
                 _look_at_spending(records, life)
+                _look_at_cancelled(world, records, life)
         if life.ending == "ended":
             _look_at_counts(life, records)
             _look_at_results(life, records)
@@ -93,6 +96,23 @@ def _look_at_spending(records: Records, life: Life) -> None:
     hold(said == dict(uses), f"life {life.number} says it paid for {said}, the ledger {dict(uses)}")
     said_ms = spending.total.execution_ms
     hold(said_ms == milliseconds, f"life {life.number} says it paid for {said_ms} ms, the ledger {milliseconds} ms")
+
+
+def _look_at_cancelled(world: World, records: Records, life: Life) -> None:
+    """The most that cancelled jobs can have cost is not less than what they ran; their times are never told."""
+    if life.statistics is None or "clock: the wall clock jumped" in world.books.hits:
+        return
+    seconds = 0.0
+    for record in records.items:
+        if any(move.target == "cancelled" for move in _moves(record, life)):
+            seconds += sum(
+                max(0.0, min(job.executions[-1].ends_at, job.cancelled_at) - job.executions[-1].starts_at)
+                for job in world.books.of_subject(record.subject)
+                if job.cancelled_at is not None and life.began_true <= job.cancelled_at
+            )
+    tally = life.statistics.spending.tallies[Use.CANCELLED]
+    most_ms = tally.execution_ms + tally.untimed_most_ms
+    hold(1000 * seconds <= most_ms + 1, f"life {life.number} says at most {most_ms} ms of what ran {seconds} s")
 
 
 def _ends(record: Record, life: Life) -> Iterator[tuple[str, int]]:
