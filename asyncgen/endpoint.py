@@ -225,23 +225,26 @@ class Endpoint:
         now = self._ports.clock.now()
         if isinstance(outcome, Completed):
             self._learn_result_seconds(now - asked_at)
-        outcome = self._believed(outcome, wait, now)
+        outcome = self._believed(outcome, wait, asked_at)
         wait.polls += 1
         wait.faults_in_a_row = wait.faults_in_a_row + 1 if isinstance(outcome, Transient) else 0
         return outcome
 
     def _believed(
-        self, outcome: JobEnding | Pending | Transient, wait: _Wait, now: float
+        self, outcome: JobEnding | Pending | Transient, wait: _Wait, asked_at: float
     ) -> JobEnding | Pending | Transient:
-        """A 404 is believed once it has lasted; so is, after a retry, the failure that came before it."""
+        """A 404 is believed once it has lasted; so is, after a retry, the failure that came before it.
+
+        How long it has lasted is counted to when it was asked: a reply may be slow, and old when it comes.
+        """
         said = (outcome.failure.code, outcome.timing) if isinstance(outcome, Failed) else None
-        if said and said == wait.before_retry and now - wait.since < MISSING_GRACE_SECONDS:
+        if said and said == wait.before_retry and asked_at - wait.since < MISSING_GRACE_SECONDS:
             return Transient("/status says what it said before the retry")
         if not isinstance(outcome, Missing):
             wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since
             return outcome
-        wait.missing_since = now if wait.missing_since is None else wait.missing_since
-        missing_for = now - wait.missing_since
+        wait.missing_since = asked_at if wait.missing_since is None else wait.missing_since
+        missing_for = asked_at - wait.missing_since
         return outcome if missing_for >= MISSING_GRACE_SECONDS else Transient("/status does not know the job (yet)")
 
     def _learn_result_seconds(self, seconds: float) -> None:
