@@ -251,8 +251,8 @@ class Ledger:
             "SELECT spec, execution_ms FROM job JOIN item ON item.id = job.item_id WHERE batch_id = ? "
             "AND outcome = 'completed' AND execution_ms IS NOT NULL ORDER BY job.id DESC LIMIT ?"
         )
-        rows = await self.transact(lambda connection: connection.execute(query, (batch.id, _PAGE)).fetchall())
-        return [(Spec.from_json(row["spec"]), row["execution_ms"]) for row in rows]
+        found = await self.transact(lambda connection: connection.execute(query, (batch.id, _PAGE)).fetchall())
+        return [(Spec.from_json(row["spec"]), row["execution_ms"]) for row in found]
 
     # -- what is made --------------------------------------------------------------------------------------------
 
@@ -314,9 +314,10 @@ class Ledger:
         """How the item's job had ended when it was told to run again under its id; None where it was not."""
         query = (
             "SELECT outcome, delay_ms, execution_ms, worker_id FROM job "
-            "WHERE item_id = ? AND job_id = ? AND outcome IS NOT NULL ORDER BY id DESC LIMIT 1"
+            "WHERE item_id = ? AND job_id = ? AND id < (SELECT max(id) FROM job WHERE item_id = ?) "
+            "ORDER BY id DESC LIMIT 1"
         )
-        parameters = (item.id, item.job_id)
+        parameters = (item.id, item.job_id, item.id)
         row = await self.transact(lambda connection: connection.execute(query, parameters).fetchone())
         return row and (FailureCode(row["outcome"]), Timing(row["delay_ms"], row["execution_ms"], row["worker_id"]))
 

@@ -195,7 +195,7 @@ class Budget:
 
     def is_reached(self, usd: float) -> bool:
         """Whether another job of this reservation would not fit even if everything that is out turned out free."""
-        return self.reservations == 0 or self.committed_usd + usd > (self.cap_usd or 0.0) + _ROUNDING_USD
+        return self.cap_usd is not None and self.committed_usd + usd > self.cap_usd + _ROUNDING_USD
 
 
 def sum_of(costs: Iterable[Cost]) -> Cost:

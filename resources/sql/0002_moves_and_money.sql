@@ -83,6 +83,10 @@ INSERT INTO job_2 (id, item_id, attempt, endpoint, job_id, submitted_at, accepte
 INSERT INTO job_2 (item_id, attempt, endpoint, submitted_at, outcome, execution_timeout_ms)
     SELECT id, attempts, endpoint, state_at, iif(state = 'unknown', 'unknown', NULL), 600000
     FROM item WHERE state IN ('submitting', 'unknown');
+-- Version 1 left the end of a job standing whose result was to be fetched again.
+UPDATE job_2 SET ended_at = NULL, outcome = NULL
+    WHERE id IN (SELECT max(job_2.id) FROM job_2 JOIN item ON item.id = job_2.item_id WHERE item.state = 'accepted'
+                 GROUP BY item.id);
 UPDATE item SET execution_timeout_ms = 600000 WHERE state IN ('submitting', 'accepted', 'storing');
 DROP TABLE job;
 ALTER TABLE job_2 RENAME TO job;

@@ -45,7 +45,7 @@ def test_worlds_are_the_same_in_every_process() -> None:
 
 def test_the_simulation_sees_every_way_in_which_the_engine_is_broken_on_purpose() -> None:
     assert [caught.mutant.name for caught in catch_all() if caught.seed is None] == []
-    assert len(MUTANTS) >= 18
+    assert len(MUTANTS) >= 40
 
 
 def test_a_mutant_whose_text_is_gone_is_an_error() -> None:
