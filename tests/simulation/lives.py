@@ -42,7 +42,7 @@ class Life:
 
     `ending`: ended, stopped, cancelled (stopped twice), crashed, or the name of the error that ended it, with its text
     in `said`. When it was over, `last_event` was the ledger's newest event, `runs_begun` its count of runs, and
-    `most_usd` the most that all jobs in it can have cost; times are monotonic, but for `began_true`.
+    `most_usd` the most that all jobs in it can have cost; times are monotonic, but for `began_true` and `ended_true`.
     """
 
     number: int
@@ -50,6 +50,7 @@ class Life:
     calm: bool
     began_at: float
     began_true: float
+    ended_true: float = 0.0
     ending: str = "crashed"
     said: str = ""
     ended_at: float = 0.0
@@ -144,7 +145,7 @@ class Lives:
             if not loop.drive(_Incarnation(world, loop, life, self._crash).live()):
                 life.ending = "crashed"
         finally:
-            life.ended_at = world.now
+            life.ended_at, life.ended_true = world.now, world.time
         self.first_ticks = self.first_ticks or world.ticks
         world.end_life(crashed=life.ending == "crashed")
         life.last_event, life.runs_begun = world.ledger.last_event(), world.ledger.runs_begun()

@@ -108,7 +108,7 @@ def _look_at_cancelled(world: World, records: Records, life: Life) -> None:
             seconds += sum(
                 max(0.0, min(job.executions[-1].ends_at, job.cancelled_at) - job.executions[-1].starts_at)
                 for job in world.books.of_subject(record.subject)
-                if job.cancelled_at is not None and life.began_true <= job.cancelled_at
+                if job.cancelled_at is not None and life.began_true <= job.cancelled_at <= life.ended_true
             )
     tally = life.statistics.spending.tallies[Use.CANCELLED]
     most_ms = tally.execution_ms + tally.untimed_most_ms
