@@ -25,8 +25,8 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     streams                   standard output and standard error, which may fail
     plan, workflow, template  from a request to a graph
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
-    styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, diagnosis, request, records, lifecycle,
-    manifest_lines, documents, errors
+    styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, lifting, diagnosis, request, records,
+    lifecycle, manifest_lines, documents, errors
                               pure, as the line above: values in, values out
     sandbox                   the RunPod API on localhost
 """

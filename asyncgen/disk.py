@@ -37,7 +37,7 @@ class RealDisk:
         path.mkdir(exist_ok=True)
         self.fsync_directory(path.parent)
 
-    def write_new(self, path: Path, pieces: Iterable[bytes]) -> None:
+    def write_new(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         with path.open("xb", buffering=0) as file:
             for piece in pieces:
                 _write_all(file.fileno(), piece)
@@ -87,7 +87,7 @@ class RealDisk:
         source.replace(target)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
@@ -147,8 +148,8 @@ class Endpoint:
             with stop.interruptible():
                 await self._ports.clock.sleep(seconds)
 
-        retrying = self._retrying(lambda outcome: isinstance(outcome, Refused), sleep=sleep)
-        outcome: Submitted = await retrying(self._submit_once, body, journal, stop)
+        outcome = await self._repeated(lambda: self._submit_once(body, journal, stop), Refused, sleep=sleep)
+        assert not isinstance(outcome, Refused)
         return outcome
 
     async def retry(self, job_id: str, journal: Journal, stop: Stop) -> Submitted | Refused | Missing:
@@ -210,16 +211,16 @@ class Endpoint:
     async def _polled(self, job_id: str, *, deadline: float, before_retry: KnownEnd | None = None) -> Any:
         """How the job ended, or, once the deadline has passed, what the last poll said (Pending or Transient)."""
         wait = _Wait(self._ports.clock.now(), before_retry)
-        retrying = self._retrying(
-            lambda outcome: isinstance(outcome, Pending | Transient),
+        return await self._repeated(
+            lambda: self._poll(job_id, wait),
+            (Pending, Transient),
             wait=lambda state: self._poll_pause(wait, state),
             stop=lambda _: self._ports.clock.now() >= deadline,
         )
-        return await retrying(self._poll, job_id, wait)
 
     async def _poll(self, job_id: str, wait: _Wait) -> JobEnding | Pending | Transient:
         request = protocol.status_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
-        async with self._status_gate.admitted():
+        async with self._status_gate:
             asked_at = self._ports.clock.now()
             outcome = await self._ask(request, replies.decipher_status, self._status_gate)
         now = self._ports.clock.now()
@@ -302,14 +303,10 @@ class Endpoint:
         request = protocol.cancel_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
 
         async def ask() -> Cancelled | Pending | Missing | Transient | Rejected:
-            async with self._cancel_gate.admitted():
+            async with self._cancel_gate:
                 return await self._ask(request, replies.decipher_cancel, self._cancel_gate)
 
-        retrying = self._retrying(
-            lambda outcome: isinstance(outcome, Transient), stop=stop_after_attempt(_CANCEL_TRIES)
-        )
-        outcome: Cancelled | Pending | Missing | Transient | Rejected = await retrying(ask)
-        return outcome
+        return await self._repeated(ask, Transient, stop=stop_after_attempt(_CANCEL_TRIES))
 
     async def runsync(self, body: bytes) -> JobEnding | Unknown | Refused:
         """Send one job and wait for its end, `sync_timeout_seconds` in all: held by the server first, then polled.
@@ -323,7 +320,7 @@ class Endpoint:
         request = protocol.runsync_request(
             self.address, self._api_key, body, self._pace.request_timeout_seconds, wait_ms
         )
-        async with self._runsync_gate.admitted():
+        async with self._runsync_gate:
             outcome = await self._buy(request, replies.decipher_runsync, self._runsync_gate)
         if not isinstance(outcome, Ran):
             return outcome
@@ -338,7 +335,7 @@ class Endpoint:
             request = protocol.status_sync_request(
                 self.address, self._api_key, job_id, self._pace.request_timeout_seconds, int(left * 1000)
             )
-            async with self._runsync_gate.admitted():  # held for long: it must not keep polls waiting
+            async with self._runsync_gate:  # held for long: it must not keep polls waiting
                 outcome = await self._ask(request, replies.decipher_status, self._runsync_gate)
             if isinstance(outcome, Missing | Transient):
                 break  # undocumented: an endpoint may not have it
@@ -354,18 +351,15 @@ class Endpoint:
 
         https only, every redirect checked, no private addresses unless allowed, size-capped.
         """
-        retrying = self._retrying(
-            lambda outcome: isinstance(outcome, Transient), stop=stop_after_attempt(_DOWNLOAD_TRIES)
-        )
         for _ in range(_MAX_REDIRECTS + 1):
-            outcome: Downloaded | Redirected | Rejected | Transient = await retrying(self._download_once, url)
-            match outcome:
+            once = partial(self._download_once, url)
+            match await self._repeated(once, Transient, stop=stop_after_attempt(_DOWNLOAD_TRIES)):
                 case Downloaded(data):
                     return data
                 case Redirected(target):
                     url = target
-                case Rejected():
-                    return outcome
+                case Rejected() as rejected:
+                    return rejected
                 case Transient(reason):
                     return _refused_url(f"{url} could not be downloaded in {_DOWNLOAD_TRIES} tries ({reason})")
         return _refused_url(f"it redirects more than {_MAX_REDIRECTS} times")
@@ -380,7 +374,7 @@ class Endpoint:
         if isinstance(request, Rejected):
             return request
         try:
-            async with self._status_gate.admitted():  # not `_send`: its silence is not the endpoint's
+            async with self._status_gate:  # not `_send`: its silence is not the endpoint's
                 return replies.decipher_download(await self._ports.transport.send(request), url)
         except AddressRefusedError as error:
             return _refused_url(str(error))
@@ -391,23 +385,37 @@ class Endpoint:
 
     # -- requests and their repetition ---------------------------------------------------------------------------
 
-    def _retrying(
+    async def _repeated(
         self,
-        again: Callable[[Any], bool],
+        once: Callable[[], Awaitable[T]],
+        passing: type | tuple[type, ...],
         *,
         wait: Callable[[RetryCallState], float] | None = None,
         sleep: Callable[[float], Any] | None = None,
         stop: Callable[[RetryCallState], bool] = stop_never,
-    ) -> AsyncRetrying:
-        """tenacity on our clock and randomness: repeats while `again(outcome)`; stopped, it returns the last one."""
-        return AsyncRetrying(
-            retry=retry_if_result(again),
+    ) -> T:
+        """The outcome of `once`, had again for as long as it is of a `passing` type; when stopped, the last one.
+
+        tenacity, on our clock and randomness, comes in with the second try: it takes longer than a request.
+        """
+        outcome = await once()
+        if not isinstance(outcome, passing):
+            return outcome
+        first = [outcome]
+
+        async def first_or_next() -> T:
+            return first.pop() if first else await once()
+
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda outcome: isinstance(outcome, passing)),
             wait=wait or self._backoff,
             sleep=sleep or self._ports.clock.sleep,
             stop=stop,
             before_sleep=lambda _: self._give_up_on_silence(),
             retry_error_callback=_outcome_of,
         )
+        settled: T = await retrying(first_or_next)
+        return settled
 
     async def _buy(self, request: HttpRequest, decipher: Callable[[HttpReply], T], gate: Gate) -> T | Refused | Unknown:
         """Send, once, a request that makes a job run: Refused if it certainly has not arrived, else Unknown."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import anyio
 
 from asyncgen.pacing import TokenBucket
@@ -12,15 +9,18 @@ from asyncgen.ports import Ports
 
 
 class Gate:
-    """Admits the requests of one operation: so many in 10 s, so many at once."""
+    """Admits the requests of one operation: so many in 10 s, so many at once. `async with` enters and leaves."""
 
     def __init__(self, ports: Ports, per_window: float, at_once: int) -> None:
         self._ports, self._bucket = ports, TokenBucket(max(1.0, per_window))
         self._limiter = anyio.CapacityLimiter(max(1, at_once))
 
     async def enter(self) -> None:
-        """Wait for a place and for a token. Every `enter` that returns needs a `leave`."""
-        await self._limiter.acquire()
+        """Wait for a place and for a token, if need be. Every `enter` that returns needs a `leave`."""
+        try:
+            self._limiter.acquire_nowait()  # hands the event loop to nobody: that alone would take longer than the rest
+        except anyio.WouldBlock:
+            await self._limiter.acquire()
         try:
             while pause := self._bucket.reserve(self._ports.clock.now()):
                 await self._ports.clock.sleep(pause)
@@ -34,14 +34,11 @@ class Gate:
         """Give the place back."""
         self._limiter.release()
 
-    @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """`enter`, and `leave` at the end of the block."""
+    async def __aenter__(self) -> None:
         await self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()
 
     def slow_down(self, retry_after_seconds: float | None) -> None:
         """The platform answered 429."""

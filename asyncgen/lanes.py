@@ -92,10 +92,14 @@ class Lanes:
 
     def stop_of(self, spec: Spec, endpoint: str) -> StoppedLane | None:
         """Why jobs like this one are not to be bought; None where they are."""
+        if not self.stopped:
+            return None
         return next((self.stopped[lane] for lane in lanes_of(spec, endpoint) if lane in self.stopped), None)
 
     def note(self, spec: Spec, endpoint: str, failure: Failure | None) -> StoppedLane | None:
         """A job has ended, well (None) or not; the lane that this stops, if it does."""
+        if failure is None and not self._histories:
+            return None  # lanes without faults need no memory
         lanes = lanes_of(spec, endpoint)
         if any(lane in self.stopped for lane in lanes):
             return None  # what was out when its lane stopped says nothing of the lanes around it
@@ -113,7 +117,7 @@ class Lanes:
     def _note_in(self, lane: Lane, origin: Lane, failure: Failure | None) -> StoppedLane | None:
         history = self._histories.get(lane)
         if failure is None:
-            if history is not None:  # a lane without faults needs no memory
+            if history is not None:
                 history.outcomes.append((None, origin))
                 history.stops.clear()
             return None

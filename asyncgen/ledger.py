@@ -36,9 +36,16 @@ class _Entry(Generic[T]):
     """One operation waiting for the next commit."""
 
     operation: Callable[[sqlite3.Connection], T]
-    durable: anyio.Event = field(default_factory=anyio.Event)
     result: T | None = None
     error: Exception | None = None
+
+
+@dataclass(slots=True)
+class _Group:
+    """The operations of one commit. Once `durable` is set, each says what became of it."""
+
+    entries: list[_Entry[Any]] = field(default_factory=list)
+    durable: anyio.Event = field(default_factory=anyio.Event)
 
 
 class Ledger:
@@ -46,7 +53,7 @@ class Ledger:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._queue: list[_Entry[Any]] = []
+        self._next: _Group | None = None  # whose commit has not begun
         self._arrival = anyio.Event()
         self._connection: sqlite3.Connection | None = None
         self.is_closed = False
@@ -68,22 +75,22 @@ class Ledger:
 
     async def run_writer(self) -> None:
         """Commit what arrives, for as long as the task lives. Exactly one must run; after it nothing is recorded."""
-        entries: list[_Entry[Any]] = []
+        group: _Group | None = None
         try:
             while True:
                 await self._arrival.wait()
                 self._arrival = anyio.Event()
-                while self._queue:
-                    entries, self._queue = self._queue, []
-                    await self._ports.ledger_thread.run(self._commit, entries)
-                    for entry in entries:
-                        entry.durable.set()
+                while group := self._next:
+                    self._next = None
+                    await self._ports.ledger_thread.run(self._commit, group.entries)
+                    group.durable.set()
         finally:  # an event loop that ends cancels every task, those that wait for us too: none may wait for ever
             self.is_closed = True
-            for entry in (*entries, *self._queue):
-                if not entry.durable.is_set():
-                    entry.error = LedgerError(_ENDED)
-                    entry.durable.set()
+            for cut_short in (group, self._next):
+                if cut_short is not None:
+                    for entry in cut_short.entries:
+                        entry.error = LedgerError(_ENDED)
+                    cut_short.durable.set()
 
     # -- what is wanted ------------------------------------------------------------------------------------------
 
@@ -342,14 +349,10 @@ class Ledger:
         if (source, target) not in ALLOWED:
             raise RuntimeError(f"{item.request_id}: no move from {source} to {target} (asyncgen.lifecycle)")
         changes = {"state": target, "state_at": at, "detail": detail, **rows.failure_columns(failure), **columns}
+        statement, parameters = rows.move_statement(tuple(changes)), (*changes.values(), item.id, source)
 
         def operation(connection: sqlite3.Connection) -> None:
-            assignments = ", ".join(f"{name} = ?" for name in changes)
-            changed = connection.execute(
-                f"UPDATE item SET {assignments} WHERE id = ? AND state = ?",  # noqa: S608 - the names are ours
-                (*changes.values(), item.id, source),
-            ).rowcount
-            if changed != 1:
+            if connection.execute(statement, parameters).rowcount != 1:
                 raise RuntimeError(f"{item.request_id}: the ledger no longer has it as {source}")
             if also is not None:
                 also(connection, at)
@@ -366,10 +369,12 @@ class Ledger:
         """
         if self.is_closed:
             raise LedgerError(_ENDED)
-        entry = _Entry(operation)
-        self._queue.append(entry)
-        self._arrival.set()
-        await entry.durable.wait()
+        entry, group = _Entry(operation), self._next
+        if group is None:
+            group = self._next = _Group()
+            self._arrival.set()
+        group.entries.append(entry)
+        await group.durable.wait()
         if entry.error is not None:
             raise entry.error
         return entry.result  # type: ignore[return-value]  # set by `_commit`, which ran the operation

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -42,6 +43,7 @@ _RESERVED: Final = frozenset(
 _PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 
+@lru_cache
 def safe_name(text: str) -> str:
     """One path component that any file system takes; never empty. Different texts may give the same name."""
     known = "".join("_" if unicodedata.category(mark) == _UNASSIGNED else mark for mark in text)

@@ -7,7 +7,7 @@ for one. No recursion: a deep output costs steps, not stack.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -56,11 +56,14 @@ class _Node:
     place: tuple[int, int] | None = None
 
 
-def find_images(output: object) -> Findings:
-    """Every picture in a job's output, in order, each once: the same bytes count again only within one list."""
+def find_images(output: object, lifted: Mapping[str, memoryview]) -> Findings:
+    """Every picture in a job's output, in order, each once: the same bytes count again only within one list.
+
+    `lifted`: the pictures that marks stand for in it (`asyncgen.lifting`).
+    """
     nodes = list(islice(_walk(output), _MAX_NODES + 1))
-    found = [(image, node.place) for node in nodes if (image := _image(node)) and node.key != _LAST_RESORT]
-    found = found or [(image, node.place) for node in nodes if (image := _image(node))]
+    found = [(image, node.place) for node in nodes if (image := _image(node, lifted)) and node.key != _LAST_RESORT]
+    found = found or [(image, node.place) for node in nodes if (image := _image(node, lifted))]
     images, reports = _without_repeats(found[:MAX_IMAGES]), [n.value for n in nodes if isinstance(n.value, dict)]
     notes = [cleaned(words, 200) for report in reports for words in _complaints(report)]
     if len(nodes) > _MAX_NODES or len(found) > MAX_IMAGES:
@@ -95,10 +98,12 @@ def _elements(holder: _Node, elements: list[object]) -> Iterator[_Node]:
         yield _Node(holder.key, element, holder.must_be_image, (id(elements), index))
 
 
-def _image(node: _Node) -> Image | None:
+def _image(node: _Node, lifted: Mapping[str, memoryview]) -> Image | None:
     text = node.value
     if not isinstance(text, str):
         return None
+    if text in lifted:
+        return InlineImage(lifted[text])
     if text[:5].lower() == "data:":
         return InlineImage(text.partition(",")[2])
     if len(text) <= MAX_URL_CHARACTERS and _URL.fullmatch(text):

@@ -6,19 +6,20 @@ found here, before anything is recorded or sent.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from asyncgen.errors import InputError
 from asyncgen.loras import Lora, stack_loras, with_suffix
 from asyncgen.records import RecordedWant, Spec, Want
-from asyncgen.request import MAX_SEED, ImageRequest, content_key
+from asyncgen.request import INPUT_PICTURES, MAX_SEED, ImageRequest, content_key
 from asyncgen.styles import LoraFile, Style, compose_prompt
 from asyncgen.template import DEFAULT_WORKFLOW, Graph, Template
-from asyncgen.workflow import DEFAULTS, fill, warnings
+from asyncgen.workflow import DEFAULTS, filled, warnings
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,19 @@ _FILLED: Final = (
     ("flux_guidance", "guidance"),
     ("batch_size", None),
 )
+
+
+#: What requests may differ in and still be made to one recipe.
+_OWN: Final = frozenset({"id", "prompt", "seed", "images", "filename", "save_to_style", *INPUT_PICTURES})
+_MOST_RECIPES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """What all requests have in common that differ only in `_OWN`: found and checked once, for a style as it is now."""
+
+    style: Style | None
+    spec: Spec  # of whichever came first
 
 
 class Styles(Protocol):
@@ -65,6 +79,7 @@ class Planner:
         self._model_urls = {with_suffix(name): url for name, url in (model_urls or {}).items()}
         self._max_result_bytes = max_result_bytes
         self._templates: dict[str, Template] = {}
+        self._recipes: dict[str, _Recipe] = {}
         self._warned: set[str] = set()
 
     def template(self, name: str | None = None) -> Template:
@@ -77,17 +92,17 @@ class Planner:
     def wants(self, request: ImageRequest) -> Iterator[Want]:
         """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""
         request = self._with_workflow(request)
-        spec = self._checked_spec(request)
+        spec = self.spec(request)
         return (self._want(request, replica, spec) for replica in range(request.images))
 
     def want(self, request: ImageRequest, replica: int) -> Want:
         """One of the jobs that a request stands for. Raises `InputError`."""
         request = self._with_workflow(request)
-        return self._want(request, replica, self._checked_spec(request))
+        return self._want(request, replica, self.spec(request))
 
     def recorded(self, recorded: RecordedWant, *, todays_values: bool) -> Want:
         """A job that the ledger has already: as it was recorded, or planned anew. Raises `InputError`, if anew."""
-        spec = self._checked_spec(recorded.request) if todays_values else recorded.spec
+        spec = self.spec(recorded.request) if todays_values else recorded.spec
         return replace(self._want(recorded.request, recorded.replica, spec), item_id=recorded.item_id)
 
     def check_workflow(self, request: ImageRequest, spec: Spec) -> None:
@@ -109,8 +124,27 @@ class Planner:
         seed = None if request.seed is None else (request.seed + replica) & MAX_SEED
         return Want(request, replica, spec, content_key(request, replica, spec.workflow), seed)
 
-    def _checked_spec(self, request: ImageRequest) -> Spec:
-        spec = self.spec(request)
+    def spec(self, request: ImageRequest) -> Spec:
+        """The request with style and defaults filled in, and checked. Raises `InputError` naming field and value."""
+        _check_input_pictures(request, self.template(request.workflow))
+        style = None if request.style_id is None else self._styles.get_style_by_id(request.style_id)
+        recipe = self._recipe(request, style)
+        prompt_sent = compose_prompt(style, request.prompt, request.raw_prompt)
+        return replace(recipe.spec, prompt=request.prompt, prompt_sent=prompt_sent)
+
+    def _recipe(self, request: ImageRequest, style: Style | None) -> _Recipe:
+        said = {name: value for name, value in request.said().items() if name not in _OWN}
+        key = json.dumps(said, sort_keys=True)
+        recipe = self._recipes.get(key)
+        if recipe is None or recipe.style is not style:
+            recipe = _Recipe(style, self._checked_spec(request, style))
+            if len(self._recipes) >= _MOST_RECIPES:
+                self._recipes.clear()
+            self._recipes[key] = recipe
+        return recipe
+
+    def _checked_spec(self, request: ImageRequest, style: Style | None) -> Spec:
+        spec = self._composed(request, style)
         self.graph(request, spec, request.seed or 0, request.input_pictures)  # refuses what the workflow cannot take
         _check_result_size(spec, self._max_result_bytes)
         if spec.loras:
@@ -123,9 +157,7 @@ class Planner:
             for text in warnings(template):
                 log.warning("workflow %s: %s", template.name, text)
 
-    def spec(self, request: ImageRequest) -> Spec:
-        """The request with style and defaults filled in. Raises `InputError` naming field and value."""
-        style = None if request.style_id is None else self._styles.get_style_by_id(request.style_id)
+    def _composed(self, request: ImageRequest, style: Style | None) -> Spec:
         template = self.template(request.workflow)
         values = {name: _first(getattr(request, name), style, attribute, name) for name, attribute in _FILLED}
         loras = _loras(request, style)
@@ -142,19 +174,20 @@ class Planner:
             **values,
         )
         _check_text(spec)
-        _check_input_pictures(request, template)
         return spec
 
     def graph(self, request: ImageRequest, spec: Spec, seed: int, picture_names: Mapping[str, str]) -> Graph:
-        """The workflow graph of one job. What only the style or the defaults say is left out where nothing takes it.
+        """The workflow graph of one job, to be sent and not changed.
+
+        What only the style or the defaults say is left out where nothing takes it.
 
         `picture_names`: the file name that is sent for each of the request's input pictures.
         """
         template = self.template(request.workflow)
         said = {name for name, _ in _FILLED if getattr(request, name) is not None}
-        filled = {name: getattr(spec, name) for name, _ in _FILLED if name in said or template.binds(name)}
+        usual = {name: getattr(spec, name) for name, _ in _FILLED if name in said or template.binds(name)}
         own = {"positive_prompt": spec.prompt_sent, "seed": seed}
-        return fill(template, {**own, **filled, **spec.parameters, **picture_names}, spec.loras)
+        return filled(template, {**own, **usual, **spec.parameters, **picture_names}, spec.loras)
 
     def job_input(
         self, request: ImageRequest, spec: Spec, seed: int, pictures: Mapping[str, tuple[str, str]]
@@ -226,6 +259,8 @@ def _check_result_size(spec: Spec, max_result_bytes: int) -> None:
 
 def _check_input_pictures(request: ImageRequest, template: Template) -> None:
     given = request.input_pictures
+    if not given and not template.images:
+        return
     if unknown := given.keys() - set(template.images):
         takes = ", ".join(template.images) or "no pictures"
         raise InputError(f"the workflow {template.name} takes {takes}", field=sorted(unknown)[0])

@@ -87,7 +87,7 @@ class Disk(Protocol):
         """Create it and its parents, durably; it may exist."""
         ...
 
-    def write_new(self, path: Path, pieces: Iterable[bytes]) -> None:
+    def write_new(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         """Create a file that must not exist and write the pieces; nothing is durable yet."""
         ...
 

@@ -39,9 +39,9 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class InlineImage:
-    """A picture inside the reply, still base64 (a data-URI prefix is already cut off)."""
+    """A picture inside the reply, still base64 (a data-URI prefix is already cut off); a long one as a view into it."""
 
-    base64_text: str
+    base64_text: str | memoryview
 
 
 @dataclass(frozen=True, slots=True)

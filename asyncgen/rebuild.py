@@ -222,7 +222,7 @@ class _Builder:
                 "occurrence": self._free_occurrence(batch_id, recorded),
                 "replica": want.replica,
                 "said": want.request.said_json(),
-                "spec": want.spec.to_json(),
+                "spec": want.spec_json,
                 "fingerprint": want.fingerprint,
                 "style_id": want.spec.style_id,
                 "seed": str(recorded.seed),

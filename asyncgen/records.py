@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from asyncgen.errors import Failure
 from asyncgen.lifecycle import State
@@ -15,6 +15,7 @@ from asyncgen.request import ImageRequest
 
 PLATFORM = "runpod"
 SANDBOX = "sandbox"
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,9 @@ class Spec:
 
     def to_json(self) -> str:
         """Canonical JSON, as the ledger keeps it."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        values = {name: getattr(self, name) for name in self.__slots__}
+        values["loras"] = [{"name": lora.name, "strength": lora.strength} for lora in self.loras]
+        return _CANONICAL.encode(values)
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
@@ -66,11 +69,15 @@ class Want:
     content_key: bytes
     fixed_seed: int | None  # None: the ledger keeps the seed it drew the first time
     item_id: int | None = None  # the item it was recorded as, for a want that comes from the ledger itself
+    spec_json: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spec_json", self.spec.to_json())
 
     @property
     def fingerprint(self) -> bytes:
         """A hash of the values it would be made with today; where it differs from the record, the image is changed."""
-        return hashlib.blake2b(self.spec.to_json().encode(), digest_size=16).digest()
+        return hashlib.blake2b(self.spec_json.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)

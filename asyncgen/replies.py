@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 
 from asyncgen.diagnosis import cleaned, diagnose, json_object, words_of
 from asyncgen.errors import Failure, FailureClass, FailureCode
+from asyncgen.lifting import LiftedObject, lifted_object
 from asyncgen.outputs import find_images
 from asyncgen.ports import HttpReply
 from asyncgen.protocol import (
@@ -131,9 +132,9 @@ def decipher_runsync(reply: HttpReply) -> Ran | Refused | Unknown | Rejected:
     """The reply to `POST /runsync`: as for `/run`, and where the job was taken, how far it has come."""
     if not _is_success(reply):
         return _not_accepted(reply)
-    record = json_object(reply.body) or {}
-    job_id = _job_id(record)
-    outcome = _job_outcome(record) or Pending(job_id, "", _timing(record))
+    answer = lifted_object(reply.body) or _NO_OBJECT
+    job_id = _job_id(answer.record)
+    outcome = _job_outcome(answer) or Pending(job_id, "", _timing(answer.record))
     if isinstance(outcome, Pending) and job_id is None:
         return Unknown(f"HTTP {reply.status} without a job id or a result that can be read")
     return Ran(job_id, outcome)
@@ -143,7 +144,7 @@ def decipher_status(reply: HttpReply) -> JobOutcome | Missing | Transient | Reje
     """The reply to `GET /status` and `/status-sync`."""
     if not _is_success(reply):
         return _not_answered(reply)
-    return _job_outcome(json_object(reply.body) or {}) or _unreadable(reply)
+    return _job_outcome(lifted_object(reply.body) or _NO_OBJECT) or _unreadable(reply)
 
 
 def decipher_cancel(reply: HttpReply) -> Cancelled | Pending | Missing | Transient | Rejected:
@@ -276,16 +277,20 @@ def _retry_after_seconds(reply: HttpReply) -> float | None:
 # -- The job's record
 
 
-def _job_outcome(record: Mapping[str, Any]) -> JobOutcome | None:
+_NO_OBJECT: Final = LiftedObject({})
+
+
+def _job_outcome(answer: LiftedObject) -> JobOutcome | None:
     """None where the record has no status word."""
+    record = answer.record
     status, timing = _status_word(record), _timing(record)
     match status:
         case "":
             return None
         case "COMPLETED":
-            return _completed(record, timing)
+            return _completed(answer, timing)
         case "FAILED" | "TIMED_OUT":
-            aside = find_images(record.get("output")).images
+            aside = find_images(record.get("output"), answer.pictures).images
             return Failed(_failure(record, status), timing, may_be_retried=True, aside=aside)
         case "CANCELLED":
             return Cancelled(timing)
@@ -301,14 +306,15 @@ def _failure(record: Mapping[str, Any], status: str) -> Failure:
     return Failure(FailureClass.INFRASTRUCTURE, FailureCode.TIMED_OUT, cleaned(message))
 
 
-def _completed(record: Mapping[str, Any], timing: Timing) -> Completed | Failed:
+def _completed(answer: LiftedObject, timing: Timing) -> Completed | Failed:
+    record = answer.record
     output = record.get("output")
     if output is None and "images" in record:
         output = {"images": record["images"]}
     complaint = cleaned(words_of(record.get("error")))
     if output is None:
         return Failed(diagnose(complaint) if complaint else _NO_OUTPUT, timing)
-    found = find_images(output)
+    found = find_images(output, answer.pictures)
     if found.failure:
         return Failed(found.failure, timing, aside=found.images)
     notes = (*found.notes, complaint) if complaint else found.notes

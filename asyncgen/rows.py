@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from asyncgen.errors import Failure, FailureClass, FailureCode
@@ -34,6 +35,13 @@ def failure_columns(failure: Failure | None) -> dict[str, Any]:
     if failure is None:
         return {"failure_class": None, "failure_code": None, "failure_message": None}
     return {"failure_class": failure.kind, "failure_code": failure.code, "failure_message": failure.message}
+
+
+@lru_cache
+def move_statement(columns: tuple[str, ...]) -> str:
+    """Sets these columns of one item, which must be in a state that is named last; there are a dozen such sets."""
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    return f"UPDATE item SET {assignments} WHERE id = ? AND state = ?"  # noqa: S608 - the names are ours
 
 
 def settle_in_the_air(connection: sqlite3.Connection, at: float) -> int:
@@ -152,7 +160,7 @@ def columns_of(want: Want, seed: int) -> dict[str, Any]:
     """What an item is made with; it changes as one."""
     return {
         "said": want.request.said_json(),
-        "spec": want.spec.to_json(),
+        "spec": want.spec_json,
         "fingerprint": want.fingerprint,
         "style_id": want.spec.style_id,
         "seed": str(seed),

@@ -45,8 +45,15 @@ class FileThreads:
         self._executor = executor
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        result: T = await aiofiles.os.wrap(function)(*args, executor=self._executor)
+        result: T = await _call_on_file_thread(function, *args, executor=self._executor)
         return result
+
+
+def _call(function: Callable[..., T], *args: Any) -> T:
+    return function(*args)
+
+
+_call_on_file_thread = aiofiles.os.wrap(_call)  # made once: wrapping takes as long as the hop
 
 
 class OneThread:

@@ -112,13 +112,20 @@ class WorkflowBuilder:
 
 
 def fill(template: Template, parameters: Mapping[str, Any], loras: Sequence[Lora] = ()) -> Graph:
-    """A graph that shares nothing with the template, parameters and LoRAs in place; a None keeps its value.
+    """A graph that shares nothing with the template; otherwise as `filled`."""
+    graph: Graph = _fresh(filled(template, parameters, loras))
+    return graph
 
-    Raises `InputError` naming a value that is wrong, and `WorkflowError` naming a parameter that the workflow does not
-    bind, a prompt, seed or picture that is missing, or LoRAs that do not fit.
+
+def filled(template: Template, parameters: Mapping[str, Any], loras: Sequence[Lora] = ()) -> Graph:
+    """The graph with parameters and LoRAs in place, to be sent and not changed: it shares what stays as it was.
+
+    A parameter that is None keeps the template's value. Raises `InputError` naming a value that is wrong, and
+    `WorkflowError` naming a parameter that the workflow does not bind, a prompt, seed or picture that is missing, or
+    LoRAs that do not fit.
     """
     _check_required(template, parameters)
-    graph: Graph = _fresh(template.graph)
+    changes: dict[str, dict[str, Any]] = {}
     for name, value in parameters.items():
         if value is None:
             continue
@@ -127,12 +134,14 @@ def fill(template: Template, parameters: Mapping[str, Any], loras: Sequence[Lora
             raise _not_bound(template, name)
         check_value(name, value)
         for binding in bindings:
-            graph[binding.node]["inputs"][binding.input] = binding.converted(value)
+            changes.setdefault(binding.node, {})[binding.input] = binding.converted(value)
     if template.lora_stack is not None:
-        graph[template.lora_stack.node]["inputs"].update(template.lora_stack.assignments(loras))
+        changes.setdefault(template.lora_stack.node, {}).update(template.lora_stack.assignments(loras))
     elif loras:
         raise _no_lora_stack(loras)
-    return graph
+    nodes = template.graph
+    changed = {name: {**nodes[name], "inputs": {**nodes[name]["inputs"], **inputs}} for name, inputs in changes.items()}
+    return {**nodes, **changed}
 
 
 def warnings(template: Template) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ class SimulatedDisk:
         self._begin("make_directory", path)
         self._folders |= {str(path), *map(str, path.parents)}
 
-    def write_new(self, path: Path, pieces: Iterable[bytes]) -> None:
+    def write_new(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         self._begin("create", path)
         if str(path) in self.names:
             raise FileExistsError(errno.EEXIST, "File exists", str(path))

@@ -216,9 +216,7 @@ MUTANTS = (
     ),
     Mutant(
         "commit acknowledged before it is made", "a crash forgets what was said to be durable", "ledger.py",
-        "                    entries, self._queue = self._queue, []\n",
-        "                    entries, self._queue = self._queue, []\n"
-        "                    for entry in entries:\n                        entry.durable.set()\n",
+        "                    self._next = None\n", "                    self._next = None\n                    group.durable.set()\n",
     ),
     Mutant(
         "commits that are not flushed", "a power cut takes commits that were acknowledged", "schema.py",
