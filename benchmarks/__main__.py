@@ -11,12 +11,18 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from benchmarks import soak, throughput
+from benchmarks import loop, memory, overhead, soak, start, wire
 from benchmarks.report import Report, markdown_table
 from benchmarks.results import QUICK_RESULTS, RESULTS, can_draw, write_results
 
 #: Each takes whether it is to be quick.
-BENCHMARKS: Final[dict[str, Callable[[bool], Report]]] = {"throughput": throughput.run}
+BENCHMARKS: Final[dict[str, Callable[[bool], Report]]] = {
+    "wire": wire.run,
+    "memory": memory.run,
+    "loop": loop.run,
+    "overhead": overhead.run,
+    "start": start.run,
+}
 #: Runs for as long as it is told to, and only when it is named.
 SOAK: Final = "soak"
 _SETTINGS: Final = ("RUNPOD_", "ASYNCGEN_", "POLLING_", "MAX_POLLING_", "SYNC_TIMEOUT")
@@ -54,21 +60,16 @@ def main(
         reports[chosen].show(console)
         write_results(folder, chosen, reports[chosen], quick=quick)
         console.print(f"{time.monotonic() - began:.0f} s\n", highlight=False)
-    _show_targets(console, reports)
+    _show_targets(console, reports, quick=quick)
     raise typer.Exit(1 if any(report.faults for report in reports.values()) else 0)
 
 
-def _show_targets(console: Console, reports: dict[str, Report]) -> None:
+def _show_targets(console: Console, reports: dict[str, Report], *, quick: bool) -> None:
     rows = [
-        (
-            f"{name}: {target.what}",
-            f"{target.measured:.3g}",
-            f"{'≤' if target.at_most else '≥'} {target.limit:g}",
-            "yes" if target.is_reached else "NO",
-        )
-        for name, report in reports.items()
-        for target in report.targets
+        (f"{name}: {target.what}", *target.cells()) for name, report in reports.items() for target in report.targets
     ]
+    if quick and rows:
+        console.print("--quick: these figures mean nothing")
     if rows:
         console.print(markdown_table(("target", "measured", "limit", "reached"), rows))
 

@@ -1,62 +1,69 @@
-"""One side of a comparison, run in a process of its own: wall time, and CPU of all its threads and children."""
+"""One side of a comparison, run in a process of its own: wall time, CPU of all threads and children, peak memory.
+
+A side is a module of `benchmarks.sides` with a function `fetch(workload)`, async or not; the process imports it and
+nothing else of the suite (`benchmarks.child`), so that memory is the side's own.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import resource
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Final
 
+from benchmarks.workload import Workload
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What each side is to do: `jobs` pictures from an endpoint into `folder`, `concurrency` of them out at once."""
-
-    base_url: str
-    endpoint: str
-    api_key: str
-    jobs: int
-    folder: Path
-    concurrency: int
-    polling_interval_seconds: float
-
-    def prompts(self) -> list[str]:
-        """One prompt per job, all different."""
-        return [f"a lighthouse on a rock in heavy seas, study {number}" for number in range(self.jobs)]
+_CHECKOUT: Final = Path(__file__).resolve().parents[1]
+_HEARTBEAT: Final = "heartbeat"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run of one side. CPU is user and system time together."""
+    """One run of one side. CPU is user and system time together; `peak_bytes` is the most that was ever resident.
+
+    `late_seconds` are the delays of a 1 ms heartbeat beside it, where one was asked for.
+    """
 
     wall_seconds: float
     cpu_seconds: float
+    peak_bytes: int
+    late_seconds: tuple[float, ...] = ()
 
 
-#: Must be importable by name: it is run in another process.
-Side = Callable[[Workload], None]
+def measure(
+    side: str, workload: Workload, *, environment: Mapping[str, str] | None = None, heartbeat: bool = False
+) -> Sample:
+    """Run the side of that name in a fresh process, in `workload.folder`, with so many more environment variables.
 
-
-def measure(side: Side, workload: Workload) -> Sample:
-    """Run a side in a fresh process. What it raises is raised here.
-
-    Its imports and the start of the process are not counted; what it imports late is.
+    Starting Python and importing the side are not counted; what it imports late is. Raises RuntimeError where the side
+    fails; what it says is on stderr.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        return executor.submit(_measured, side, workload).result()
+    command = [sys.executable, "-m", "benchmarks.child", side, *([_HEARTBEAT] if heartbeat else [])]
+    done = subprocess.run(
+        command,
+        input=workload.to_json(),
+        env=_environment(workload) | dict(environment or {}),
+        cwd=workload.folder,  # away from a `.env`
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"the side {side!r} failed with exit code {done.returncode}")
+    figures = json.loads(done.stdout.splitlines()[-1])
+    return Sample(
+        figures["wall_seconds"], figures["cpu_seconds"], figures["peak_bytes"], tuple(figures["late_seconds"])
+    )
 
 
-def _measured(side: Side, workload: Workload) -> Sample:
-    os.chdir(workload.folder)  # away from a `.env`
-    wall, cpu = time.perf_counter(), _cpu_seconds()
-    side(workload)
-    return Sample(time.perf_counter() - wall, _cpu_seconds() - cpu)
-
-
-def _cpu_seconds() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+def _environment(workload: Workload) -> dict[str, str]:
+    """The address is the official client's own variable; a home of its own, because it reads credentials there."""
+    return os.environ | {
+        "PYTHONPATH": str(_CHECKOUT),
+        "HOME": str(workload.folder),
+        "RUNPOD_ENDPOINT_BASE_URL": workload.base_url,
+    }

@@ -31,8 +31,17 @@ class Target:
         return self.measured <= self.limit if self.at_most else self.measured >= self.limit
 
     def __str__(self) -> str:
-        verdict = "reached" if self.is_reached else "NOT REACHED"
-        return f"{self.what}: {self.measured:.3g} ({'≤' if self.at_most else '≥'} {self.limit:g}: {verdict})"
+        measured, limit, reached = self.cells()
+        return f"{self.what}: {measured} ({limit}, {'reached' if reached == 'yes' else 'NOT REACHED'})"
+
+    def cells(self) -> tuple[str, str, str]:
+        """Measured, limit and whether it is reached, as a table shows them."""
+        limit = f"{'≤' if self.at_most else '≥'} {_shown(self.limit)}"
+        return _shown(self.measured), limit, "yes" if self.is_reached else "NO"
+
+
+def _shown(figure: float) -> str:
+    return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
 @dataclass(frozen=True, slots=True)
