@@ -1,10 +1,18 @@
 """Measurements of asyncgen, side by side with what users would otherwise run and with a physical limit.
 
-    throughput    images per second and CPU per image, against a plain loop and raw sockets
+    wire          CPU and wall time per 1.8 MB image, over HTTP and over HTTPS
+    memory        peak RSS, with many results ready at once and with a long file of prompts
+    loop          delay of a host application's heartbeat while images land
+    overhead      jobs of 1 KB images a second, few and many
+    start         `asyncgen --help` and the import
     soak          memory, file descriptors, threads and tasks over an hour of faults; only when named
 
-One question per file, with a `run` that returns a `Report`; `__main__` lists them. Shared by
-all of them: `servers` (the sandbox in a process of its own), `measuring` (a side in a process of its own, its wall
-time and CPU), `peers` (what asyncgen is measured against), `pictures` (whether the files are right), `report` (the
-table).
+One question per file, with a `run` that returns a `Report`; `__main__` lists them. Shared by all of them:
+
+    report, results, readme   table, targets and samples; kept as JSON and plots; the latest of them in `README.md`
+    sides                     what is compared
+    trial                     one side against one server, and whether what it made is right
+    measuring, child          a side's process: wall time, CPU, memory; `workload` is what it is told
+    servers, static_server    servers in processes of their own: for the wire's limit, and the sandbox for behaviour
+    pictures                  whether files are whole, and all different
 """

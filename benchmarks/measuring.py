@@ -60,10 +60,14 @@ def measure(
     )
 
 
+def checkout_environment() -> dict[str, str]:
+    """Our environment, but that what is imported is this checkout's asyncgen, whatever is installed."""
+    return os.environ | {"PYTHONPATH": str(_CHECKOUT)}
+
+
 def _environment(workload: Workload) -> dict[str, str]:
     """The address is the official client's own variable; a home of its own, because it reads credentials there."""
-    return os.environ | {
-        "PYTHONPATH": str(_CHECKOUT),
+    return checkout_environment() | {
         "HOME": str(workload.folder),
         "RUNPOD_ENDPOINT_BASE_URL": workload.base_url,
     }

@@ -15,6 +15,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from benchmarks.measuring import checkout_environment
 from benchmarks.report import Plot, Report, Target, machine
 
 QUESTION: Final = "start: how long until the command's help is there, or the package imported?"
@@ -72,7 +73,8 @@ def run(quick: bool) -> Report:
 def _start(name: str) -> Start:
     with TemporaryDirectory(prefix="asyncgen-benchmark-") as folder:  # away from a `.env`
         wall, cpu = time.perf_counter(), _cpu_seconds_of_children()
-        subprocess.run([sys.executable, *COMMANDS[name]], cwd=folder, stdout=subprocess.DEVNULL, check=True)
+        command = [sys.executable, *COMMANDS[name]]
+        subprocess.run(command, cwd=folder, env=checkout_environment(), stdout=subprocess.DEVNULL, check=True)
         return Start((time.perf_counter() - wall) * 1000, (_cpu_seconds_of_children() - cpu) * 1000)
 
 

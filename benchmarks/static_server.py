@@ -7,7 +7,6 @@ so that no two files are alike. One blocking thread per connection: `sendall` of
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import socket
@@ -84,19 +83,18 @@ def _head(length: int, status: str = "200 OK") -> bytes:
 
 @dataclass(slots=True)
 class StaticEndpoint:
-    """What the connections share. No job is finished before `hold_until_runs` were sent; `runs_per_second` None: all.
+    """What the connections share, and the books: how often `/run` and `/status` were asked.
 
-    Counters, because `next` of one cannot be interrupted by another thread.
+    No job is finished before `hold_until_runs` of them were sent; `runs_per_second` None: as fast as they come.
     """
 
     replies: Replies
     hold_until_runs: int = 0
     runs_per_second: float | None = None
-    runs: itertools.count[int] = field(default_factory=itertools.count)
-    statuses: itertools.count[int] = field(default_factory=itertools.count)
-    sent: int = 0
+    runs: int = 0
+    statuses: int = 0
     _next_slot: float = 0.0
-    _slots: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def serve(self, connection: socket.socket) -> None:
         """Answer requests until the client closes."""
@@ -110,25 +108,25 @@ class StaticEndpoint:
 
     def _answer(self, connection: socket.socket, method: bytes, path: bytes) -> None:
         if method == b"GET" and b"/status/" in path:
-            next(self.statuses)
+            with self._lock:
+                self.statuses += 1
             self._answer_status(connection, int(path.rpartition(b"/")[2][:8], 16))
         elif method == b"POST" and path.endswith(b"/run"):
             self._wait_for_slot()
-            number = next(self.runs)
-            self.sent = max(self.sent, number + 1)
+            with self._lock:
+                number, self.runs = self.runs, self.runs + 1
             connection.sendall(Replies.of({"id": job_id(number), "status": "IN_QUEUE"}))
         elif path.endswith(b"/health"):
             jobs = {"completed": 0, "failed": 0, "inProgress": 0, "inQueue": 0, "retried": 0}
             workers = {"idle": 0, "initializing": 0, "ready": 32, "running": 32, "throttled": 0, "unhealthy": 0}
             connection.sendall(Replies.of({"jobs": jobs, "workers": workers}))
         elif path == b"/books":
-            books = {"runs": self.sent, "statuses": next(self.statuses)}
-            connection.sendall(Replies.of(books))
+            connection.sendall(Replies.of({"runs": self.runs, "statuses": self.statuses}))
         else:
             connection.sendall(Replies.of({"error": "not here"}, "404 Not Found"))
 
     def _answer_status(self, connection: socket.socket, number: int) -> None:
-        if self.sent < self.hold_until_runs:
+        if self.runs < self.hold_until_runs:
             connection.sendall(Replies.of({"delayTime": 1, "id": job_id(number), "status": "IN_PROGRESS"}))
             return
         first = self.replies.completed(number)
@@ -141,7 +139,7 @@ class StaticEndpoint:
     def _wait_for_slot(self) -> None:
         if self.runs_per_second is None:
             return
-        with self._slots:
+        with self._lock:
             slot = max(self._next_slot, time.monotonic())
             self._next_slot = slot + 1 / self.runs_per_second
         time.sleep(max(0.0, slot - time.monotonic()))

@@ -2,35 +2,92 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as command
-from benchmarks import soak
+from benchmarks import loop, memory, soak
 from benchmarks.pictures import picture_faults
-from benchmarks.report import Report
+from benchmarks.readme import README, with_results
+from benchmarks.report import Plot, Report, Target
+from benchmarks.results import RESULTS, write_results
+from benchmarks.servers import static_server
+from benchmarks.sides import ASYNCGEN, FINISHED, FLOOR
+from benchmarks.static_server import Replies, noise_png
+from benchmarks.trial import SMALL_PICTURE_BYTES, Task, attempt, rounds_of
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-def test_throughput_measures_all_sides_and_verifies_their_files() -> None:
-    arguments = [sys.executable, "-m", "benchmarks", "throughput", "--quick"]
-    done = subprocess.run(arguments, cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = [line.strip("| ").split("|") for line in done.stdout.splitlines() if line.startswith("|")]
-    assert [row[0].strip() for row in rows[2:]] == ["asyncgen", "plain aiohttp", "raw sockets (floor)"]
-    assert all(cell.strip() for row in rows[2:] for cell in row)
-    assert "verified: 180 files" in done.stdout
+SMALL = Task(jobs=6, concurrency=3, picture_bytes=SMALL_PICTURE_BYTES)
 
 
-def test_a_soak_samples_itself_beside_a_sandbox_that_fails_and_judges_nothing_in_five_seconds() -> None:
-    arguments = [sys.executable, "-m", "benchmarks", "soak", "--quick"]
+@pytest.mark.parametrize("side", [ASYNCGEN, FLOOR])
+def test_a_side_makes_whole_pictures_that_are_all_different_and_buys_each_once(side: str) -> None:
+    trial = attempt(side, SMALL)
+    assert trial.faults == ()
+    assert trial.status_calls == 6
+    assert trial.sample.cpu_seconds > 0
+    assert trial.sample.peak_bytes > 5_000_000
+
+
+def test_clients_trust_the_throw_away_authority_of_a_server_with_https() -> None:
+    pytest.importorskip("trustme", reason="pip install '.[bench]'")
+    assert attempt(ASYNCGEN, replace(SMALL, https=True)).faults == ()
+
+
+def test_a_server_that_holds_results_back_finishes_all_jobs_at_once() -> None:
+    with static_server(picture_bytes=SMALL_PICTURE_BYTES, hold_until_runs=2) as server:
+        first = ask(f"{server.base_url}/any/run", data=b"{}")["id"]
+        assert ask(f"{server.base_url}/any/status/{first}")["status"] == "IN_PROGRESS"
+        second = ask(f"{server.base_url}/any/run", data=b"{}")["id"]
+        assert [ask(f"{server.base_url}/any/status/{job_id}")["status"] for job_id in (first, second)] == [
+            "COMPLETED",
+            "COMPLETED",
+        ]
+        assert ask(f"{server.base_url.removesuffix('/v2')}/books") == {"runs": 2, "statuses": 3}
+
+
+def ask(url: str, data: bytes | None = None) -> dict[str, Any]:
+    with urlopen(url, data) as reply:
+        answer: dict[str, Any] = json.load(reply)
+        return answer
+
+
+def test_a_heartbeat_beside_a_side_is_late_by_a_median_and_a_worst() -> None:
+    delays = loop.delays_ms(attempt(FLOOR, replace(SMALL, heartbeat=True)))
+    assert delays["beats"] > 0
+    assert 0 <= delays["median_ms"] <= delays["p99_ms"] <= delays["worst_ms"]
+
+
+def test_a_side_that_makes_nothing_is_blamed_for_its_files_and_its_purchases() -> None:
+    assert attempt(FINISHED, SMALL).faults == ("0 files for 6 jobs", "0 jobs were bought for 6 images")
+
+
+def test_a_side_that_fails_ends_the_benchmark_and_is_named() -> None:
+    with pytest.raises(RuntimeError, match="'official_client' failed with exit code 1"):
+        attempt("official_client", replace(SMALL, concurrency=-1))
+
+
+def test_a_finished_batch_is_continued_from_a_file_without_being_made_again() -> None:
+    files = dict(memory._of_files([40, 80]))
+    assert list(files) == [40, 80]  # the side itself refuses to have made more or fewer than the new ones
+    assert all(sample.peak_bytes > 5_000_000 for sample in files.values())
+
+
+def test_a_soak_samples_itself_beside_a_sandbox_that_fails_and_judges_nothing_in_five_seconds(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install '.[bench]'")
+    arguments = [sys.executable, "-m", "benchmarks", "soak", "--quick", "--results", str(tmp_path)]
     done = subprocess.run(arguments, cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     header, _, *rows = [line.strip("| ").split("|") for line in done.stdout.splitlines() if line.startswith("|")]
@@ -88,16 +145,107 @@ def test_the_first_quarter_of_a_soak_and_at_most_five_minutes_are_not_judged() -
 def test_an_unknown_benchmark_is_refused_with_the_known_names() -> None:
     refused = CliRunner().invoke(command.app, ["speed"])
     assert refused.exit_code == 2
-    assert "throughput" in refused.output
+    assert "wire" in refused.output
 
 
-def test_wrong_files_are_shown_and_end_the_command_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        command.BENCHMARKS, "wrong", lambda _quick: Report("a question", ("side",), [("a",)], (), ("one file is cut",))
-    )
-    shown = CliRunner().invoke(command.app, ["wrong"])
+REPORT = Report(
+    "a question",
+    ("side", "ms"),
+    [("a", "1.5"), ("b", "3.0")],
+    ("a note",),
+    (),
+    samples=[
+        {"side": side, "jobs": jobs, "ms": ms, "scheme": "HTTP"}
+        for side, ms in (("a", 1.5), ("b", 3.0))
+        for jobs in (10, 20)
+    ],
+    targets=[Target("ms of a", 1.5, 2.0), Target("jobs/s", 90.0, 1200, at_most=False)],
+)
+
+
+def test_wrong_files_are_shown_and_end_the_command_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install '.[bench]'")
+    monkeypatch.setitem(command.BENCHMARKS, "wrong", lambda _quick: replace(REPORT, faults=("one file is cut",)))
+    shown = CliRunner().invoke(command.app, ["wrong", "--results", str(tmp_path)])
     assert shown.exit_code == 1
     assert "WRONG FILES: one file is cut" in shown.output
+    assert json.loads((tmp_path / "wrong.json").read_text())["faults"] == ["one file is cut"]
+
+
+def test_a_target_that_is_missed_is_said_and_changes_no_exit_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="pip install '.[bench]'")
+    monkeypatch.setitem(command.BENCHMARKS, "slow", lambda _quick: REPORT)
+    shown = CliRunner().invoke(command.app, ["slow", "--results", str(tmp_path)])
+    assert shown.exit_code == 0
+    assert "target: ms of a: 1.5 (≤ 2, reached)" in shown.output
+    assert "target: jobs/s: 90 (≥ 1,200, NOT REACHED)" in shown.output
+
+
+def test_without_matplotlib_nothing_is_measured_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "can_draw", lambda: False)
+    refused = CliRunner().invoke(command.app, ["start", "--quick"])
+    assert refused.exit_code == 2
+    assert "pip install" in refused.output
+
+
+def test_results_keep_every_sample_and_a_plot_of_them(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install '.[bench]'")
+    plots = [Plot("ms", "ms an image", panel="scheme", limit=2.0), Plot("ms", "growth", parameter="jobs")]
+    write_results(tmp_path, "slow", replace(REPORT, plots=plots), quick=True)
+    document = json.loads((tmp_path / "slow.json").read_text())
+    assert document["samples"] == [dict(sample) for sample in REPORT.samples]
+    assert [target["is_reached"] for target in document["targets"]] == [True, False]
+    with Image.open(tmp_path / "slow.png") as picture:
+        assert picture.height > 500  # two plots, one below the other
+    write_results(tmp_path, "simple", REPORT, quick=True)
+    assert (tmp_path / "simple.png").exists()  # its first figure, without being told
+    write_results(tmp_path, "words", replace(REPORT, samples=()), quick=True)
+    assert not (tmp_path / "words.png").exists()
+
+
+def test_the_readme_takes_the_latest_results_and_keeps_its_words(tmp_path: Path) -> None:
+    write_results(tmp_path, "slow", replace(REPORT, samples=()), quick=False)
+    blocks = "<!-- results: slow -->\nold\n<!-- end -->\n words \n<!-- results: targets -->\n<!-- end -->\n"
+    text = with_results(f"{blocks}<!-- results: other -->\nold\n<!-- end -->\n", tmp_path)
+    assert "old" not in text
+    assert "| side | ms |\n| --- | ---: |\n| a | 1.5 |\n| b | 3.0 |\n\na note\n" in text
+    assert "| slow | jobs/s | 90 | ≥ 1,200 | NO |" in text
+    assert "\n words \n" in text
+    assert "<!-- results: other -->\nNot measured yet.\n<!-- end -->" in text
+    assert with_results(text, tmp_path) == text
+
+
+def test_the_readme_shows_what_the_result_files_say() -> None:
+    assert README.read_text(encoding="utf-8") == with_results(README.read_text(encoding="utf-8"), RESULTS)
+
+
+def test_every_benchmark_has_its_place_in_the_readme() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in command.BENCHMARKS if f"<!-- results: {name} -->" not in text] == []
+
+
+def test_sides_take_turns() -> None:
+    began: list[str] = []
+    rounds = rounds_of(["a", "b"], 3, lambda case: began.append(case) or case.upper(), quick=False)
+    assert began == ["a", "b"] * 3
+    assert rounds == [{"a": "A", "b": "B"}] * 3
+
+
+def test_a_static_reply_is_one_length_and_carries_a_whole_picture_of_its_own_for_each_job(tmp_path: Path) -> None:
+    replies = Replies(1_000)
+    for number in range(3):
+        head, _, body = (replies.completed(number) + replies.rest).partition(b"\r\n\r\n")
+        assert f"Content-Length: {len(body)}".encode() in head
+        (image,) = json.loads(body)["output"]["images"]
+        (tmp_path / f"{number}.png").write_bytes(base64.b64decode(image["data"], validate=True))
+    assert picture_faults(tmp_path, jobs=3, picture_bytes=1_000) == []
+
+
+def test_a_picture_of_noise_has_at_least_the_size_that_was_asked_for() -> None:
+    assert 1_000 <= len(noise_png(1_000)) < 1_500
+    assert 1_800_000 <= len(noise_png(1_800_000)) < 1_820_000
 
 
 def save_png(path: Path, colour: int) -> bytes:

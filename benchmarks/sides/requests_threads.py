@@ -13,7 +13,6 @@ from benchmarks.sides import graphs
 from benchmarks.workload import Workload
 
 _own = threading.local()
-_TIMEOUT_SECONDS = 60
 
 
 def fetch(workload: Workload) -> None:
@@ -33,9 +32,9 @@ def fetch(workload: Workload) -> None:
 
 def _output(workload: Workload, graph: dict[str, object]) -> dict[str, list[dict[str, str]]]:
     session, endpoint = _session(workload), f"{workload.base_url}/{workload.endpoint}"
-    job_id = session.post(f"{endpoint}/run", json={"input": {"workflow": graph}}, timeout=_TIMEOUT_SECONDS).json()["id"]
+    job_id = session.post(f"{endpoint}/run", json={"input": {"workflow": graph}}).json()["id"]
     while True:
-        record = session.get(f"{endpoint}/status/{job_id}", timeout=_TIMEOUT_SECONDS).json()
+        record = session.get(f"{endpoint}/status/{job_id}").json()
         if record["status"] == "COMPLETED":
             output: dict[str, list[dict[str, str]]] = record["output"]
             return output
