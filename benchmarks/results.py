@@ -23,6 +23,7 @@ QUICK_RESULTS: Final = RESULTS / "quick"
 _SIDE: Final = "side"
 _INCHES: Final = (9.0, 3.2)  # of one plot
 _DOTS_PER_INCH: Final = 110
+_LARGE: Final = 100_000  # numbers from here on are written as powers of ten
 
 
 def can_draw() -> bool:
@@ -119,10 +120,13 @@ def _draw_lines(axes: Axes, plot: Plot, parameter: str, samples: Sequence[RawSam
         (line,) = axes.plot(values, [median(run) for run in runs], label=side, linewidth=1.2)
         dots = [(value, figure) for value, run in zip(values, runs, strict=True) for figure in run]
         axes.plot(*zip(*dots, strict=True), ".", color=line.get_color())
-    if all(_number(sample, parameter) > 0 for sample in samples):
+    values = sorted({_number(sample, parameter) for sample in samples})
+    if values[0] > 0:
         axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:,g}" if value < _LARGE else f"{value:.0e}" for value in values])
+    axes.minorticks_off()
     axes.set_xlabel(parameter.replace("_", " "))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(_number(sample, plot.figure) for sample in samples))
     axes.legend(fontsize=7)
     if plot.limit is not None:
         axes.axhline(plot.limit, color="tab:red", linestyle="--", linewidth=1)

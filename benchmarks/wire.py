@@ -6,13 +6,13 @@ it does for real: ledger on, files fsynced, every picture hashed and checked, ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from statistics import median
 from typing import Final
 
 from benchmarks.report import Plot, Report, Target, machine
-from benchmarks.sides import ASYNCGEN, FLOOR, LABELS, OFFICIAL
+from benchmarks.sides import ASYNCGEN, FLOOR, LABELS, OFFICIAL, OFFICIAL_OUTPUT
 from benchmarks.trial import LARGE_PICTURE_BYTES, Task, Trial, attempt, faults_of, rounds_of, verified
 
 QUESTION: Final = "wire: how much CPU and wall time does one 1.8 MB image take, 32 in flight?"
@@ -70,15 +70,15 @@ def run(quick: bool) -> Report:
     )
 
 
-def _targets(rounds: Sequence[Round], scheme: str) -> list[Target]:
+def _targets(rounds: Sequence[Round], scheme: str) -> Iterator[Target]:
+    """The official client's documentation shows the one way to wait for a result, its code suggests the other."""
     ours = (scheme, ASYNCGEN)
-    cpu_to_floor, cpu_to_official = (_ratio(rounds, _cpu, ours, (scheme, side)) for side in (FLOOR, OFFICIAL))
-    pace_to_official = _ratio(rounds, _pace, ours, (scheme, OFFICIAL))
-    return [
-        Target(f"CPU × the floor, over {scheme}", cpu_to_floor, _CPU_TO_FLOOR[scheme]),
-        Target(f"CPU × the official client's, over {scheme}", cpu_to_official, _CPU_TO_OFFICIAL),
-        Target(f"images/s × the official client's, over {scheme}", pace_to_official, _PACE_TO_OFFICIAL, at_most=False),
-    ]
+    to_floor = _ratio(rounds, _cpu, ours, (scheme, FLOOR))
+    yield Target(f"CPU × the floor, over {scheme}", to_floor, _CPU_TO_FLOOR[scheme])
+    for side in (OFFICIAL, OFFICIAL_OUTPUT):
+        cpu, pace = (_ratio(rounds, figure, ours, (scheme, side)) for figure in (_cpu, _pace))
+        yield Target(f"CPU × {LABELS[side]}, over {scheme}", cpu, _CPU_TO_OFFICIAL)
+        yield Target(f"images/s × {LABELS[side]}, over {scheme}", pace, _PACE_TO_OFFICIAL, at_most=False)
 
 
 def _cpu(trial: Trial) -> float:

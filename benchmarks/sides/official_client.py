@@ -10,8 +10,9 @@ import base64
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import aiohttp
 import runpod  # type: ignore[import-untyped]  # it ships no types
-from runpod import AsyncioEndpoint, http_client
+from runpod import AsyncioEndpoint
 
 from benchmarks.sides import graphs
 from benchmarks.workload import Workload
@@ -37,7 +38,7 @@ async def fetch_by(output_of: Callable[[Any], Awaitable[Any]], workload: Workloa
             if workload.keeps_files:
                 (workload.folder / f"{number:07}.png").write_bytes(picture)
 
-    async with http_client.AsyncClientSession() as session:
+    async with aiohttp.ClientSession() as session:
         endpoint = AsyncioEndpoint(workload.endpoint, session)
         await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(workload.prompts())))
 
