@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], Report]]] = {
 #: Runs for as long as it is told to, and only when it is named.
 SOAK: Final = "soak"
 _SETTINGS: Final = ("RUNPOD_", "ASYNCGEN_", "POLLING_", "MAX_POLLING_", "SYNC_TIMEOUT")
+_OPEN_FILES: Final = 8192
 _WIDTH: Final = 160  # a table that is cut to a pipe's 80 columns could not be read
 
 app = typer.Typer(add_completion=False)
@@ -52,6 +54,7 @@ def main(
     if not can_draw():
         raise typer.BadParameter("the plots need matplotlib: pip install '.[bench]'")
     _forget_settings()
+    _allow_many_connections()
     console, folder = Console(width=_WIDTH), results or (QUICK_RESULTS if quick else RESULTS)
     reports = {}
     for chosen in [name] if name else BENCHMARKS:
@@ -78,6 +81,14 @@ def _forget_settings() -> None:
     """What is measured must not depend on the keys and settings of whoever measures."""
     for variable in [name for name in os.environ if name.startswith(_SETTINGS)]:
         del os.environ[variable]
+
+
+def _allow_many_connections() -> None:
+    """With 1,024 jobs in flight most sides hold as many connections, and so does their server; both inherit this."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":
