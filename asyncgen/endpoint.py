@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -112,7 +112,7 @@ class _Wait:
     """What one `wait_output` has seen so far; times are monotonic seconds."""
 
     since: float
-    before_retry: KnownEnd | None = None
+    before_retry: Collection[KnownEnd] = ()
     polls: int = 0
     faults_in_a_row: int = 0
     missing_since: float | None = None
@@ -195,12 +195,12 @@ class Endpoint:
     # -- wait ----------------------------------------------------------------------------------------------------
 
     async def wait_output(
-        self, job_id: str, *, just_submitted: bool = False, before_retry: KnownEnd | None = None
+        self, job_id: str, *, just_submitted: bool = False, before_retry: Collection[KnownEnd] = ()
     ) -> JobEnding:
         """Poll until the job has ended; the reply that says so is the download.
 
         A failed poll is polled again. `Missing` is returned only once `/status` has not known the job for
-        `MISSING_GRACE_SECONDS`, and for as long the failure `before_retry` is taken for an old answer. A job is
+        `MISSING_GRACE_SECONDS`, and for as long a failure of `before_retry` is taken for an old answer. A job is
         never abandoned: past `slow_after_*` it is only polled less often.
         """
         if just_submitted:
@@ -208,7 +208,7 @@ class Endpoint:
         ending: JobEnding = await self._polled(job_id, deadline=math.inf, before_retry=before_retry)
         return ending
 
-    async def _polled(self, job_id: str, *, deadline: float, before_retry: KnownEnd | None = None) -> Any:
+    async def _polled(self, job_id: str, *, deadline: float, before_retry: Collection[KnownEnd] = ()) -> Any:
         """How the job ended, or, once the deadline has passed, what the last poll said (Pending or Transient)."""
         wait = _Wait(self._ports.clock.now(), before_retry)
         return await self._repeated(
@@ -234,13 +234,13 @@ class Endpoint:
     def _believed(
         self, outcome: JobEnding | Pending | Transient, wait: _Wait, asked_at: float
     ) -> JobEnding | Pending | Transient:
-        """A 404 is believed once it has lasted; so is, after a retry, the failure that came before it.
+        """A 404 is believed once it has lasted; so is, after retries, a failure that came before one.
 
         How long it has lasted is counted to when it was asked: a reply may be slow, and old when it comes.
         """
         said = (outcome.failure.code, outcome.timing) if isinstance(outcome, Failed) else None
-        if said and said == wait.before_retry and asked_at - wait.since < MISSING_GRACE_SECONDS:
-            return Transient("/status says what it said before the retry")
+        if said in wait.before_retry and asked_at - wait.since < MISSING_GRACE_SECONDS:
+            return Transient("/status says what it said before a retry")
         if not isinstance(outcome, Missing):
             wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since
             return outcome

@@ -138,6 +138,7 @@ class Engine:
             await self._work(run_id, chunks, deliver)
             outcome = "stopped" if self.stop.requested else "ended"
         finally:
+            self._count_unnamed()
             with anyio.CancelScope(shield=True):
                 await self._end_run(run_id, outcome)
         if self._error is not None:
@@ -157,7 +158,6 @@ class Engine:
                 except _STOPPING_ERRORS as error:
                     self._stop_for(error)
             watching.cancel_scope.cancel()
-        self._count_unnamed()
 
     async def _end_run(self, run_id: int, outcome: str) -> None:
         try:

@@ -246,7 +246,7 @@ class Job:
         endpoint = self._bench.endpoint_at(self.item.endpoint)
         if self._stop.requested and self._bench.policy.cancel_on_stop:
             await self.cancel()
-        before_retry = await self._ledger.end_before_retry(self.item) if self.item.attempts > 1 else None
+        before_retry = await self._ledger.ends_before_retry(self.item) if self.item.attempts > 1 else ()
         ending = await endpoint.wait_output(
             self.item.job_id, just_submitted=self._submitted_now, before_retry=before_retry
         )

@@ -317,16 +317,15 @@ class Ledger:
         parameters = (item.id, item.attempts, outcome)
         return await self.transact(lambda connection: connection.execute(query, parameters).fetchone() is not None)
 
-    async def end_before_retry(self, item: Item) -> tuple[FailureCode, Timing] | None:
-        """How the item's job had ended when it was told to run again under its id; None where it was not."""
+    async def ends_before_retry(self, item: Item) -> list[tuple[FailureCode, Timing]]:
+        """How the item's job has ended each time that it was told to run again under its id."""
         query = (
             "SELECT outcome, delay_ms, execution_ms, worker_id FROM job "
-            "WHERE item_id = ? AND job_id = ? AND id < (SELECT max(id) FROM job WHERE item_id = ?) "
-            "ORDER BY id DESC LIMIT 1"
+            "WHERE item_id = ? AND job_id = ? AND id < (SELECT max(id) FROM job WHERE item_id = ?)"
         )
         parameters = (item.id, item.job_id, item.id)
-        row = await self.transact(lambda connection: connection.execute(query, parameters).fetchone())
-        return row and (FailureCode(row["outcome"]), Timing(row["delay_ms"], row["execution_ms"], row["worker_id"]))
+        found = await self.transact(lambda connection: connection.execute(query, parameters).fetchall())
+        return [(FailureCode(code), Timing(*timing)) for code, *timing in found]
 
     # -- how changes are made ------------------------------------------------------------------------------------
 

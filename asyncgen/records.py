@@ -117,8 +117,8 @@ class Terms:
 class Item:
     """One wanted job as the ledger has it. Only the ledger changes it, and only after the change is durable.
 
-    `attempts` counts what was or may have been bought. `execution_timeout_ms` was sent with its last job;
-    `submitted_at` is when, None where another run sent it. `run_id` is the run that works on it. `changed`: it was made
+    `attempts` counts what was or may have been bought. `execution_timeout_ms` was sent with its last job, and
+    `submitted_at` is when; None where no job of it is out. `run_id` is the run that works on it. `changed`: it was made
     with other values than today's. `repeats`: the same fixed-seed request came earlier in this input, and this is the
     same image.
     """

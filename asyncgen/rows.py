@@ -170,10 +170,16 @@ def columns_of(want: Want, seed: int) -> dict[str, Any]:
 def items_out(connection: sqlite3.Connection, batch_id: int, run_id: int) -> list[tuple[Item, Want]]:
     """See `Ledger.items_out`."""
     found = connection.execute(
-        "SELECT * FROM item WHERE batch_id = ? AND state IN (?, ?) ORDER BY accepted_at",
+        f"SELECT item.*, submitted_at FROM item LEFT JOIN job ON {LAST_JOB} "  # noqa: S608 - the names are ours
+        "WHERE batch_id = ? AND state IN (?, ?) ORDER BY item.accepted_at",
         (batch_id, State.ACCEPTED, State.STORING),
     ).fetchall()
-    return [(item_of(connection, row, run_id), want_of(row)) for row in found]
+    return [(_out(item_of(connection, row, run_id), row["submitted_at"]), want_of(row)) for row in found]
+
+
+def _out(item: Item, submitted_at: float | None) -> Item:
+    item.submitted_at = submitted_at
+    return item
 
 
 def item_of(connection: sqlite3.Connection, row: sqlite3.Row, run_id: int | None = None) -> Item:

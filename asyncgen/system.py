@@ -22,7 +22,7 @@ from asyncgen.disk import RealDisk
 from asyncgen.ports import Ports, Transport
 
 T = TypeVar("T")
-_FILE_THREADS = 4  # fsync waits on the device, not on the CPU: a few overlap well
+_FILE_THREADS = 4
 
 
 class SystemClock:

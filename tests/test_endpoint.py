@@ -300,6 +300,17 @@ async def test_an_old_answer_after_a_retry_is_not_taken_for_a_second_failure(tmp
         before = await it.endpoint.wait_output("j")
         assert isinstance(before, Failed)
         known = (before.failure.code, before.timing)
+        assert isinstance(await it.endpoint.wait_output("j", before_retry=[known]), Cancelled)
+
+
+async def test_an_answer_from_before_an_earlier_retry_is_as_old(tmp_path: Path) -> None:
+    timed_out = {"status": "TIMED_OUT", "executionTime": 60_000}
+    async with site(saying(FAILED, timed_out, {"status": "CANCELLED"})) as url, opened(url, tmp_path) as it:
+        endings = [await it.endpoint.wait_output("j", before_retry=[])]
+        endings.append(await it.endpoint.wait_output("j", before_retry=[]))
+        known = [(ending.failure.code, ending.timing) for ending in endings if isinstance(ending, Failed)]
+        assert len(known) == 2
+    async with site(saying(FAILED, timed_out, FAILED, {"status": "CANCELLED"})) as url, opened(url, tmp_path) as it:
         assert isinstance(await it.endpoint.wait_output("j", before_retry=known), Cancelled)
 
 
@@ -309,7 +320,7 @@ async def test_the_same_failure_that_lasts_after_a_retry_is_believed(tmp_path: P
         assert isinstance(before, Failed)
         began = it.clock.now()
         known = (before.failure.code, before.timing)
-        assert await it.endpoint.wait_output("j", before_retry=known) == before
+        assert await it.endpoint.wait_output("j", before_retry=[known]) == before
         assert it.clock.now() - began >= MISSING_GRACE_SECONDS
 
 

@@ -385,6 +385,7 @@ async def test_jobs_that_are_out_are_found_again_as_they_were_wanted_when_bought
         (item, wanted), (other, _) = await at.ledger.items_out(at.batch, at.run_id)
         assert (item.id, item.state, item.job_id, item.endpoint) == (out.id, State.ACCEPTED, "job-1", ADDRESS)
         assert wanted == bought_with
+        assert item.submitted_at == out.submitted_at is not None  # a budget counts by it what a cancelled job can cost
         assert (other.id, other.state, other.pictures) == (storing.id, State.STORING, (record(path="cat.png"),))
         assert await at.ledger.items_out(await at.ledger.open_batch("other", PLATFORM), at.run_id) == []
 

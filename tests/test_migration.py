@@ -226,7 +226,7 @@ async def test_a_job_that_had_completed_and_is_fetched_again_is_not_taken_for_on
         connection.commit()
     async with desk(root) as at:
         for item, _ in await at.ledger.items_out(at.batch, at.run_id):
-            assert await at.ledger.end_before_retry(item) is None
+            assert await at.ledger.ends_before_retry(item) == []
 
 
 # -- only looked at -------------------------------------------------------------------------------------------------

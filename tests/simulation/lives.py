@@ -40,6 +40,8 @@ from .world import World
 class Life:
     """What is known of one incarnation from outside.
 
+    `was_cancelled`: stopped twice, so that it cannot know of every change whether it was made.
+
     `ending`: ended, stopped, cancelled (stopped twice), crashed, or the name of the error that ended it, with its text
     in `said`. When it was over, `last_event` was the ledger's newest event, `runs_begun` its count of runs, and
     `most_usd` the most that all jobs in it can have cost; times are monotonic, but for `began_true` and `ended_true`.
@@ -55,6 +57,7 @@ class Life:
     said: str = ""
     ended_at: float = 0.0
     stopped_at: float | None = None
+    was_cancelled: bool = False
     statistics: Statistics | None = None
     results: list[ImageResult] = field(default_factory=list)
     last_event: int = 0
@@ -226,6 +229,7 @@ class _Incarnation:
         def cancel() -> None:
             stop()
             world.log("CANCEL")
+            self._life.was_cancelled = True
             scope.cancel()
 
         if world.pick.chance(40, "stops") or "cancel" in (self._life.options.crash_point or ""):

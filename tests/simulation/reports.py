@@ -37,7 +37,7 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
     """Raises `BrokenError`."""
     _look_at_runs(world, records, lives)
     for life in lives:
-        if life.ending in _FINISHED and life.statistics is not None:
+        if life.ending in _FINISHED and not life.was_cancelled and life.statistics is not None:
             _look_at_made(world, records, life)
             _look_at_unique(life)
             if life.number not in world.ledger.failed_in:  # else what is counted may not be recorded
