@@ -9,22 +9,17 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from asyncgen.allowance import Allowance
-from asyncgen.endpoint import Endpoint
-from asyncgen.engine import Choices as RunChoices
-from asyncgen.engine import Engine, Statistics
-from asyncgen.errors import AsyncgenError, StoreError
-from asyncgen.forecast import Forecast
+from asyncgen.engine import Statistics
+from asyncgen.errors import AsyncgenError
 from asyncgen.intake import IndexedWant
-from asyncgen.job import Policy, Workbench
-from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
 from asyncgen.manifest import Manifest
-from asyncgen.money import Budget, Price
+from asyncgen.money import Price
 from asyncgen.ports import Ports
-from asyncgen.protocol import EndpointAddress
-from asyncgen.records import Batch
+from asyncgen.records import PLATFORM
 from asyncgen.results import ImageResult
+from asyncgen.run import BatchRun, Target, Workspace, open_run
+from asyncgen.settings import Settings
 from asyncgen.store import Store
 
 from .choices import Key
@@ -161,7 +156,7 @@ class Lives:
 
 
 class _Incarnation:
-    """The shipped parts on the world's ports, wired as `asyncgen.run` wires them on real ones."""
+    """The shipped parts on the world's ports, wired by `asyncgen.run` as they are on real ones."""
 
     def __init__(self, world: World, loop: VirtualLoop, life: Life, crash: tuple[int, bool] | None) -> None:
         self._world, self._loop, self._life, self._crash = world, loop, life, crash
@@ -190,20 +185,13 @@ class _Incarnation:
             self._life.ending, self._life.said = type(error).__name__, str(error)
 
     async def _run(self, ports: Ports, ledger: Ledger, options: Options, scope: anyio.CancelScope) -> None:
-        life, batch = self._life, await ledger.open_batch("plan", "runpod")
-        choices = RunChoices(
-            options.concurrency, retry_failed=options.retry_failed, rebuy_changed=options.rebuy_changed
-        )
-        engine = Engine(await _workbench(ports, ledger, batch, options), batch, choices)
-        life.statistics = engine.statistics
+        life = self._life
+        run = await _open_run(ports, ledger, options)
+        life.statistics = run.statistics
         if not self._world.calm:
-            self._arrange_the_rest(engine, scope)
-        try:
-            await engine.run(self._chunks(ports), self._deliver)
-            life.ending = "ended" if life.stopped_at is None else "stopped"
-        finally:
-            with anyio.CancelScope(shield=True):
-                await _update_manifest(ports, ledger)
+            self._arrange_the_rest(run, scope)
+        await run.run(self._chunks(ports), self._deliver)
+        life.ending = "ended" if life.stopped_at is None else "stopped"
 
     def _arrange_crash(self) -> None:
         world = self._world
@@ -217,14 +205,14 @@ class _Incarnation:
         elif world.pick.chance(60, "crashes"):
             world.arrange(world.cut, "crash")
 
-    def _arrange_the_rest(self, engine: Engine, scope: anyio.CancelScope) -> None:
+    def _arrange_the_rest(self, run: BatchRun, scope: anyio.CancelScope) -> None:
         world, loop = self._world, self._loop
 
         def stop() -> None:
             if self._life.stopped_at is None:
                 self._life.stopped_at = world.now
                 world.log("STOP")
-                engine.request_stop()
+                run.request_stop()
 
         def cancel() -> None:
             stop()
@@ -253,41 +241,40 @@ class _Incarnation:
         self._life.results.append(result)
 
 
-async def _workbench(ports: Ports, ledger: Ledger, batch: Batch, options: Options) -> Workbench:
-    policy = Policy(
-        batch_name=batch.name,
+async def _open_run(ports: Ports, ledger: Ledger, options: Options) -> BatchRun:
+    """As `asyncgen.run` wires it; only the ports are others."""
+    workspace = Workspace(ROOT, ROOT / "ledger", ports, ledger, Store(ports, ROOT), Manifest(ports, ledger, ROOT), None)
+    target = Target(PLATFORM, f"{BASE_URL}/{options.endpoint}", API_KEY, Price(USD_PER_SECOND, "drawn"))
+    return await open_run(
+        workspace,
+        _settings(options),
+        target,
+        planner(),
+        await ledger.open_batch("plan", target.realm),
+        concurrency=options.concurrency,
+        retry_failed=options.retry_failed,
+        rebuy_changed=options.rebuy_changed,
+    )
+
+
+def _settings(options: Options) -> Settings:
+    """Those of one life, whatever this machine's environment says."""
+    pace = options.pace
+    return Settings.model_construct(
         path_template="images/generated_{hex8}",
         max_attempts=options.max_attempts,
-        resubmit_unknown=options.resubmit,
-        cancel_on_stop=options.cancel_on_stop,
+        unknown="resubmit" if options.resubmit else "hold",
+        on_stop="cancel" if options.cancel_on_stop else "collect",
+        execution_timeout_seconds=options.execution_timeout_seconds,
+        job_ttl_seconds=options.ttl_seconds,
+        budget_usd=options.budget_usd,
+        lane_faults=options.lane_faults,
+        unreachable_seconds=pace.unreachable_seconds,
+        run_rate=pace.run_rate,
+        status_rate=pace.status_rate,
+        cancel_rate=pace.cancel_rate,
+        downloads_at_once=pace.downloads_at_once,
     )
-    endpoints: dict[str, Endpoint] = {}
-
-    def endpoint_at(address: str) -> Endpoint:
-        if address not in endpoints:
-            base_url, _, endpoint_id = address.rpartition("/")
-            endpoints[address] = Endpoint(ports, EndpointAddress(base_url, endpoint_id), API_KEY, options.pace)
-        return endpoints[address]
-
-    address = f"{BASE_URL}/{options.endpoint}"
-    allowance = Allowance(
-        address,
-        Price(USD_PER_SECOND, "drawn"),
-        Budget(options.budget_usd),
-        Lanes(options.lane_faults, 0.5),
-        Forecast(options.execution_timeout_seconds, options.ttl_seconds),
-        lambda: endpoint_at(address).results_per_second,
-    )
-    return Workbench(ports, ledger, Store(ports, ROOT), planner(), endpoint_at, allowance, policy)
-
-
-async def _update_manifest(ports: Ports, ledger: Ledger) -> None:
-    if ledger.is_closed:
-        return
-    try:
-        await Manifest(ports, ledger, ROOT).bring_up_to_date()
-    except OSError as error:
-        raise StoreError(str(error)) from error
 
 
 def _only(error: BaseException) -> BaseException:
