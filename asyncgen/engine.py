@@ -202,7 +202,8 @@ class Engine:
                 self.statistics.input_ended = True
                 return
             self._landed = {item_id: flight for item_id, flight in self._landed.items() if not flight.places}
-            items = await self._bench.ledger.claim(self._batch, run_id, [wanted.want for wanted in chunk])
+            wants, in_work = [wanted.want for wanted in chunk], frozenset(self._flights)
+            items = await self._bench.ledger.claim(self._batch, run_id, wants, in_work)
             for wanted, item in zip(chunk, items, strict=True):
                 await self._take(tasks, wanted, item, deliver)
 

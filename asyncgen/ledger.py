@@ -109,8 +109,13 @@ class Ledger:
         at = self._ports.clock.wall()
         await self.transact(lambda connection: rows.end_run(connection, run_id, outcome, at))
 
-    async def claim(self, batch: Batch, run_id: int, wants: Sequence[Want]) -> list[Item]:
+    async def claim(
+        self, batch: Batch, run_id: int, wants: Sequence[Want], in_work: Collection[int] = ()
+    ) -> list[Item]:
         """The items of these wants, in order: found in the batch, or recorded now with a seed drawn where none is said.
+
+        One that waits to be bought is to be made as it is wanted now, unless a job is working on it (`in_work`, by id):
+        that one sends what it began with.
 
         Two equal wants of one run with random seeds are two items; with one fixed seed they are one (`repeats`).
         Equal caller's ids in one run are one item too; the caller decides what that means.
@@ -118,7 +123,7 @@ class Ledger:
         at = self._ports.clock.wall()
         drawn = [(self._ports.new_hex8(), self._ports.rng.getrandbits(64)) for _ in wants]
         return await self.transact(
-            lambda connection: rows.claim(connection, self._ports, batch, run_id, wants, drawn, at)
+            lambda connection: rows.claim(connection, self._ports, batch, run_id, wants, in_work, drawn, at)
         )
 
     async def items_out(self, batch: Batch, run_id: int) -> list[tuple[Item, Want]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -106,6 +106,7 @@ def claim(
     batch: Batch,
     run_id: int,
     wants: Sequence[Want],
+    in_work: Collection[int],
     drawn: Sequence[tuple[str, int]],
     at: float,
 ) -> list[Item]:
@@ -115,7 +116,7 @@ def claim(
         seen_before = 0 if want.item_id is not None else _count_seen(connection, run_id, want.content_key)
         one_image = want.fixed_seed is not None or want.request.id is not None
         occurrence = 0 if one_image else seen_before
-        item = _find(connection, batch, run_id, want, occurrence)
+        item = _find(connection, batch, run_id, want, occurrence, in_work)
         if item is None:
             assert want.item_id is None  # what comes from the ledger is never recorded again
             item = _insert(connection, ports, batch, want, occurrence, hex8, seed, at)
@@ -134,7 +135,14 @@ def _count_seen(connection: sqlite3.Connection, run_id: int, content_key: bytes)
     return int(row[0]) - 1
 
 
-def _find(connection: sqlite3.Connection, batch: Batch, run_id: int, want: Want, occurrence: int) -> Item | None:
+def _find(
+    connection: sqlite3.Connection,
+    batch: Batch,
+    run_id: int,
+    want: Want,
+    occurrence: int,
+    in_work: Collection[int],
+) -> Item | None:
     by_key = ("batch_id = ? AND content_key = ? AND occurrence = ?", (batch.id, want.content_key, occurrence))
     condition, parameters = by_key if want.item_id is None else ("id = ?", (want.item_id,))
     row = connection.execute(f"SELECT * FROM item WHERE {condition}", parameters).fetchone()  # noqa: S608 - ours
@@ -142,7 +150,7 @@ def _find(connection: sqlite3.Connection, batch: Batch, run_id: int, want: Want,
         return None
     item = item_of(connection, row, run_id)
     item.changed = row["fingerprint"] != want.fingerprint or want.fixed_seed not in (None, item.seed)
-    if item.changed and item.state is State.WANTED:
+    if item.changed and item.state is State.WANTED and item.id not in in_work:
         _refresh(connection, item, want)
     return item
 

@@ -298,6 +298,17 @@ async def test_what_was_never_bought_is_made_with_todays_values(tmp_path: Path) 
 
 
 @pytest.mark.anyio
+async def test_what_a_job_is_working_on_keeps_the_values_it_is_about_to_send(tmp_path: Path) -> None:
+    today = with_other_steps(want("a hen", id="mine", seed=9))
+    async with desk(tmp_path) as at:
+        item = await at.item("a fox", id="mine")
+        await at.next_run()
+        (same,) = await at.ledger.claim(at.batch, at.run_id, [today], in_work={item.id})
+        assert (same.state, same.changed, same.seed) == (State.WANTED, True, item.seed)
+    assert rows(tmp_path, "SELECT spec FROM item") == [(want("a fox", id="mine").spec.to_json(),)]
+
+
+@pytest.mark.anyio
 async def test_what_was_made_with_other_values_is_kept_as_it_is_and_counted_as_changed(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         await at.stored(await at.item())
