@@ -114,6 +114,11 @@ class SimulatedDisk:
         file = self._durable_names.get(str(path))
         return None if file is None or self.names.get(str(path)) is not file else file.durable
 
+    def live_and_durable(self, path: Path) -> tuple[bytes, bytes]:
+        """What the file holds, and what of it a power cut now would leave, if it leaves its name."""
+        file = self.names.get(str(path), _File())
+        return bytes(file.live), self._durable_names.get(str(path), file).durable
+
     def put(self, path: Path, content: bytes) -> None:
         """Somebody else's file, there for good."""
         self.names[str(path)] = self._durable_names[str(path)] = _File(bytearray(content), content)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .world import World
 
 _ROUNDING_USD = 0.01
+_STOPS_IN_A_WORKFLOW = 3
 _SETTLING_SECONDS = 60.0  # an end that was told earlier may be noted later
 
 
@@ -111,23 +113,62 @@ def _look_at_lifetimes(world: World) -> None:
 
 
 def _look_at_lanes(world: World, life: Life) -> None:
-    """All rows share one workflow: after two equal faults in a row nothing more is bought in that life."""
+    """After two equal faults in a row nothing more of the same LoRA set, or, where there is none, workflow is bought."""
     asked = [each for each in world.books.asked if each.life == life.number]
     if any(each.outcome == "gone" for each in asked) or life.options.pace.run_rate < FREE_RATE:
         return  # the books know neither when a loss was believed, nor what had its leave and waited for its token
-    ends = _ends(asked)
-    for (_, code), (time, again) in pairwise(ends):
-        is_settled = all(other == code for at, other in ends if 0 <= time - at <= _SETTLING_SECONDS)
-        if code is not None and code == again and is_settled:
-            noted_at = time + 6 * world.slowest_seconds + 1.0
-            late = [each.subject for each in asked if each.operation in ("run", "retry") and each.sent_at > noted_at]
-            hold(not late, f"{code} came twice in a row in life {life.number}, and {late} were bought all the same")
+    lanes: dict[str | None, list[Asked]] = defaultdict(list)
+    for each in asked:
+        lanes[world.lora_sets.get(_prompt_of(each))].append(each)
+    for same in lanes.values():
+        ends = _ends(same)
+        for before, end in pairwise(ends):
+            is_settled = all(other.code == end.code for other in ends if 0 <= end.at - other.at <= _SETTLING_SECONDS)
+            if end.code is not None and before.code == end.code and is_settled:
+                _hold_nothing_bought(world, life, same, end)
+    if world.lora_sets and not any(each.operation in ("run", "retry") and each.outcome == "unknown" for each in asked):
+        _look_at_workflow(world, life, asked)
+
+
+def _look_at_workflow(world: World, life: Life, asked: Sequence[Asked]) -> None:
+    """One job at a time: two LoRA sets with the same fault in a row stop all, and so does the third set that stops.
+
+    A set that stops takes its faults with it; a good picture in between makes all begin anew.
+    """
+    last: dict[str, str | None] = {}
+    row: _End | None = None
+    stops: dict[str, str] = {}
+    counted: list[str] = []
+    for end in _ends(asked):
+        lane = world.lora_sets[end.prompt]
+        if lane in stops:
+            continue
+        if end.code is None:
+            last[lane], row = None, None
+            counted.clear()
+            continue
+        if last.get(lane) == end.code:
+            stops[lane], row = end.code, None
+            counted.append(end.code)
+            is_over = counted.count(end.code) == _STOPS_IN_A_WORKFLOW
+        else:
+            is_over = row is not None and row.code == end.code
+            last[lane], row = end.code, end
+        if is_over:
+            _hold_nothing_bought(world, life, asked, end)
+            return
+
+
+def _hold_nothing_bought(world: World, life: Life, asked: Sequence[Asked], end: _End) -> None:
+    noted_at = end.at + 6 * world.slowest_seconds + 1.0
+    late = [each.subject for each in asked if each.operation in ("run", "retry") and each.sent_at > noted_at]
+    hold(not late, f"{end.code} came once too often in life {life.number}, and {late} were bought all the same")
 
 
 def _look_at_stopped_lanes(world: World, life: Life) -> None:
     """What a lane is stopped for was met so often in that life."""
     asked = [each for each in world.books.asked if each.life == life.number]
-    met = Counter(code for _, code in _ends(asked))
+    met = Counter(end.code for end in _ends(asked))
     met.update(_met_again(asked))
     met["lost"] = len({each.subject for each in asked if each.outcome == "gone"})
     met["unreachable"] = sum(each.outcome == "unknown" and each.operation == "run" for each in asked)
@@ -147,11 +188,27 @@ def _met_again(asked: Sequence[Asked]) -> Iterator[str]:
                 yield FATES[after[0].fate].code
 
 
-def _ends(asked: Sequence[Asked]) -> list[tuple[float, str | None]]:
-    """When each execution was (last) told to have ended, with the code of its fault, in order."""
-    ends: dict[int, tuple[float, str | None]] = {}
+@dataclass(frozen=True)
+class _End:
+    """When an execution was (last) told to have ended, and the code of its fault; None: it had none."""
+
+    at: float
+    code: str | None
+    prompt: str
+
+
+def _ends(asked: Sequence[Asked]) -> list[_End]:
+    """Those that were told, in order."""
+    ends: dict[int, _End] = {}
     for each in asked:
         if each.operation == "status" and each.outcome == "ended" and each.execution and each.answered_at is not None:
             code = None if each.execution.fate == "done" else FATES[each.execution.fate].code
-            ends[id(each.execution)] = (each.answered_at, code)
-    return sorted(ends.values(), key=lambda end: end[0])
+            ends[id(each.execution)] = _End(each.answered_at, code, _prompt_of(each))
+    return sorted(ends.values(), key=lambda end: end.at)
+
+
+def _prompt_of(asked: Asked) -> str:
+    """What a request is about; empty for a job that never was."""
+    if isinstance(asked.subject, tuple):
+        return asked.subject[0]
+    return asked.job.subject[0] if asked.job else ""

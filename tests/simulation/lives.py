@@ -114,6 +114,9 @@ class Lives:
         self.past: list[Life] = []
         self.first_ticks = 0
         wishes = self.plan.wishes
+        world.lora_sets = {wish.prompt: wish.lora for wish in wishes if wish.lora is not None}
+        if world.lora_sets:
+            world.platform.break_out()
         world.doubles = frozenset(wish.prompt for wish in wishes if wish.kind == "two pictures")
         world.unsendable = frozenset(wish.prompt for wish in wishes if wish.kind in ("oversize", "edited workflow"))
 
@@ -220,7 +223,7 @@ class _Incarnation:
             self._life.was_cancelled = True
             scope.cancel()
 
-        if world.pick.chance(40, "stops") or "cancel" in (self._life.options.crash_point or ""):
+        if world.pick.chance(self._life.options.stop_percent, "stops") or "cancel" in (self._life.options.crash_point or ""):
             world.arrange(lambda: loop.call_soon(stop), "stop")
             if world.pick.chance(40, "stops twice"):
                 world.arrange(lambda: loop.call_soon(cancel), "second stop")

@@ -20,9 +20,10 @@ from .points import CRASH_POINTS
 #: What a row can be, the more usual ones more than once.
 KINDS = (
     "plain", "plain", "plain", "fixed seed", "named", "named", "two pictures", "two pictures", "two images",
-    "in memory", "twice", "with an id", "with an id", "again", "forbidden", "edited workflow",
+    "in memory", "twice", "with an id", "with an id", "again", "forbidden", "forbidden twice", "edited workflow",
 )  # fmt: skip
 _OVERSIZE_EVERY = 250  # so often one row is over what a body may have: such worlds are slow
+_LEARNING_JOBS = 8  # after so many a run with a budget knows how long jobs take
 MANY = 1000
 USD_PER_SECOND = 1.0
 ENDPOINTS = ("alpha", "beta")
@@ -35,6 +36,7 @@ class Wish:
     label: int
     kind: str
     steps: int = 20
+    lora: str | None = None
 
     @property
     def images(self) -> int:
@@ -46,7 +48,7 @@ class Wish:
         """Each row has a prompt of its own, so that the books can tell them apart."""
         if self.kind == "oversize":
             return f"prompt {self.label} " + "x" * MAX_BODY_BYTES
-        return f"{'forbidden' if self.kind == 'forbidden' else 'prompt'} {self.label}"
+        return f"{'forbidden' if self.kind.startswith('forbidden') else 'prompt'} {self.label}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Options:
     crash_point: str | None = None
     resubmit: bool = False
     cancel_on_stop: bool = False
+    stop_percent: float = 0.0
     retry_failed: bool = False
     rebuy_changed: bool = False
 
@@ -74,7 +77,7 @@ class Options:
 #: Where a life is cut off on purpose; what is seldom reached is tried more often.
 _CRASH_POINTS = (*CRASH_POINTS, *[point for point in CRASH_POINTS if " request" in point] * 2,
                  *("retry request on its way", "disk append", "disk replace", "disk replace") * 6,
-                 *("disk create", "disk link") * 2)  # fmt: skip
+                 *("disk create", "disk link", "disk fsync_directory") * 4)  # fmt: skip
 
 
 class Plan:
@@ -82,19 +85,33 @@ class Plan:
 
     def __init__(self, seed: int, pick: Choices) -> None:
         self._pick = pick
-        if seed % _OVERSIZE_EVERY == _OVERSIZE_EVERY - 1:
-            self.wishes: tuple[Wish, ...] = (Wish(0, "oversize"),)
-        else:
-            self.wishes = tuple(Wish(number, pick.of(KINDS, "kind", number)) for number in range(1 + pick(6, "jobs")))
-        self.lives = 0 if self.wishes[0].kind == "oversize" else pick(4, "lives")  # its 10 MiB make every step slow
+        self._budget_jobs = pick.of((1, 1, 2, 3, _LEARNING_JOBS), "budget of") if pick.chance(20, "budget") else 0
+        self.wishes = self._wishes(seed)
+        self.lives = pick(4, "lives") + bool(self._budget_jobs)  # what one life has spent the next must count
+        if self.wishes[0].kind == "oversize":
+            self.lives = 0  # its 10 MiB make every step slow
         self._max_attempts = (3, 2, 1, 4)[pick(4, "max attempts")]
-        self._rate = pick.of((0, 0, 3, 8), "small rates")
+        self._rate = 0 if self.has_lora_sets else pick.of((0, 0, 2, 8), "small rates")
         self._ttl = pick.of((86_400.0, 60.0), "ttl")
         self._timeout = pick.of((600.0, 60.0, 25.0, 600.0), "execution timeout")
         self._budget_usd = None
-        if pick.chance(20, "budget"):  # enough for one to three jobs that run into their limit
-            self._timeout = 25.0  # so that many do
-            self._budget_usd = (1 + pick(3, "budget of")) * self._timeout * USD_PER_SECOND
+        if self._budget_jobs:  # enough for so many jobs that run into their limit, as many do
+            self._timeout = 25.0
+            self._budget_usd = self._budget_jobs * self._timeout * USD_PER_SECOND
+
+    def _wishes(self, seed: int) -> tuple[Wish, ...]:
+        pick = self._pick
+        if seed % _OVERSIZE_EVERY == _OVERSIZE_EVERY - 1:
+            return (Wish(0, "oversize"),)
+        if pick.chance(8, "LoRA sets"):  # two rows of each, one after the other
+            return tuple(Wish(number, "plain", lora=f"set {number // 2}") for number in range(8))
+        rows = 1 + pick(6, "jobs") if self._budget_jobs < _LEARNING_JOBS else 2 * _LEARNING_JOBS
+        return tuple(Wish(number, pick.of(KINDS, "kind", number)) for number in range(rows))
+
+    @property
+    def has_lora_sets(self) -> bool:
+        """Whether each row belongs to a LoRA set, and they are bought one at a time."""
+        return self.wishes[0].lora is not None
 
     def options(self, *, calm: bool = False) -> Options:
         """Those of the next life; a calm one is given every row."""
@@ -111,18 +128,19 @@ class Plan:
         return Options(
             given=given,
             endpoint=pick.of(ENDPOINTS, "endpoint") if pick.chance(30, "moved") else ENDPOINTS[0],
-            concurrency=1 + pick(4, "concurrency"),
+            concurrency=1 if self.has_lora_sets else 1 + pick(4, "concurrency"),
             max_attempts=self._max_attempts,
             pace=self._pace(),
             chunk=1 + pick(4, "chunk"),
-            slow_input_seconds=pick.of((0.0, 0.0, 3.0), "slow input"),
+            slow_input_seconds=pick.of((0.0, 0.0, 3.0, 40.0), "slow input"),
             execution_timeout_seconds=self._timeout,
             ttl_seconds=self._ttl,
-            lane_faults=MANY if calm else pick.of((MANY, 2), "lane faults"),
+            lane_faults=MANY if calm else 2 if self.has_lora_sets else pick.of((MANY, 2), "lane faults"),
             budget_usd=None if calm else self._budget_usd,
             crash_point=None if calm else point,
             resubmit=pick(3, "resubmit") == 2,
-            cancel_on_stop=pick(2, "cancel on stop") == 1 or "cancel" in (point or ""),
+            cancel_on_stop=pick.chance(50 if self._budget_usd is None else 75, "cancel on stop") or "cancel" in (point or ""),
+            stop_percent=40 if self._budget_usd is None else 70,  # what was taken back has its price
             retry_failed=pick(4, "retry failed") == 3,
             rebuy_changed=pick(4, "rebuy changed") == 3,
         )
@@ -145,8 +163,9 @@ def planner() -> Planner:
 
 
 def indexed(wishes: tuple[Wish, ...]) -> list[IndexedWant]:
-    """The rows as the intake hands them over, in order."""
+    """The rows as the intake hands them over, in order; what is named again is so when the others have had their turn."""
     wants = [want for wish in wishes for want in _wants(wish)]
+    wants += [want for wish in wishes if wish.kind in ("twice", "forbidden twice", "again") for want in _wants(wish)]
     return [IndexedWant(index, want) for index, want in enumerate(wants)]
 
 
@@ -159,12 +178,13 @@ def _wants(wish: Wish) -> tuple[Want, ...]:
         "two images": {"images": 2},
         "in memory": {"save_to_style": False},
         "twice": {"seed": 7},
+        "forbidden twice": {"seed": 7},
         "with an id": {"id": f"row {wish.label}"},
     }.get(wish.kind, {})
-    intake = Intake(planner(), {"width": 16, "height": 16, "steps": wish.steps})
+    intake = Intake(planner(), {"width": 16, "height": 16, "steps": wish.steps, "lora_name": wish.lora})
     wants = [each.want for each in intake.plan({"prompt": wish.prompt, **fields})]
     if wish.kind == "edited workflow":  # the file was edited after the row had been planned
         wants = [
             dataclasses.replace(want, spec=dataclasses.replace(want.spec, workflow_digest="old")) for want in wants
         ]
-    return tuple(wants * 2 if wish.kind in ("twice", "again") else wants)
+    return tuple(wants)

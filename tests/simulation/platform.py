@@ -58,7 +58,14 @@ class Platform:
         self._pick, self._books, self.fault_percent = pick, books, fault_percent
         self._hands_over_links = pick.chance(25, "links")
         self._curses: dict[str, tuple[str, ...]] = {}
-        self._plague = pick.of(_PLAGUES, "plague kind") if fault_percent and pick.chance(15, "plague") else None
+        self._plague: str | None = None
+        if pick.chance(15, "plague"):
+            self.break_out()
+
+    def break_out(self) -> None:
+        """From now on, until the world is calm, all jobs meet the same fault."""
+        if self.fault_percent:
+            self._plague = self._pick.of(_PLAGUES, "plague kind")
 
     def answer(self, method: str, url: str, body: bytes | None, time: float) -> Reply:
         """What the platform says to a request that has reached it."""

@@ -29,6 +29,8 @@ def _fixed(plan: int) -> dict[Key, int]:
     """Up to three rows, one life before the calm one, and in every other plan some faults of requests and jobs."""
     return {
         ("jobs", 0): plan % 3,
+        ("LoRA sets", 0): 0,
+        ("budget of", 0): plan % 4,
         ("lives", 0): 1,
         ("fault percent", 0): 2 * (plan % 2),
         ("latency", 0): plan % 3,

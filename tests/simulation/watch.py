@@ -33,6 +33,7 @@ _STORED = """
     FROM event JOIN item ON item.id = event.item_id JOIN image ON image.item_id = item.id
     WHERE event.id > ? AND event.state = 'stored' AND item.state = 'stored' AND image.state = 'stored'
 """
+_MANIFEST = "SELECT event_id, size_bytes FROM manifest"
 
 
 class Watch:
@@ -41,6 +42,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._last_event = 0
+        self._manifest: tuple[int, int] = (0, 0)
         self._sent_policy: dict[str, int] = {}
 
     def subject_of(self, body: bytes) -> Subject:
@@ -86,6 +88,17 @@ class Watch:
                 self._world.accuse(f"{path} is recorded as stored, and would not survive a power cut")
             if hashlib.sha256(right).hexdigest() != sha256:
                 self._world.accuse(f"{path} is recorded with the hash of something else")
+        self._look_at_manifest()
+
+    def _look_at_manifest(self) -> None:
+        """What the ledger says is written of the manifest could survive a power cut."""
+        remembered = tuple(self._world.ledger.rows(_MANIFEST)[0])
+        if remembered != self._manifest:
+            self._manifest = remembered
+            written, durable = self._world.disk.live_and_durable(ROOT / "manifest.jsonl")
+            size_bytes = remembered[1]
+            if len(written) < size_bytes or written[:size_bytes] != durable[:size_bytes]:
+                self._world.accuse(f"{size_bytes} bytes of the manifest are remembered, and may not survive")
 
     def _buying(self, asked: Asked, steps: int) -> None:
         prompt, seed = asked.subject

@@ -86,6 +86,7 @@ class World:
     foreign: dict[str, bytes] = field(default_factory=dict)  # files that are not the engine's
     doubles: frozenset[str] = frozenset()  # prompts whose jobs make two pictures
     unsendable: frozenset[str] = frozenset()  # prompts of which no job can be made
+    lora_sets: Mapping[str, str] = field(default_factory=dict)  # of each prompt that has one
 
     def __post_init__(self) -> None:
         self.pick = pick = Choices(self.seed, self.fixed, others_are_0=self.others_are_0)
@@ -102,7 +103,7 @@ class World:
         self._accidents: list[_Accident] = []
         self._crash_point: list[Any] = ["", 0]
         self._point: str | None = None
-        self._crash_draw: Callable[[], bool] = lambda: pick(3, "power or kill") != 2
+        self._crash_draw: Callable[[], bool] = lambda: pick(2, "power or kill") == 0
 
     @property
     def time(self) -> float:
