@@ -114,6 +114,11 @@ class SimulatedDisk:
         file = self._durable_names.get(str(path))
         return None if file is None or self.names.get(str(path)) is not file else file.durable
 
+    def may_come_back(self, path: Path) -> bool:
+        """Whether a name that was removed may be there again after a power cut now."""
+        was_named = any(name == str(path) and file is not None for name, file in self._journal)
+        return str(path) not in self.names and (was_named or str(path) in self._durable_names)
+
     def live_and_durable(self, path: Path) -> tuple[bytes, bytes]:
         """What the file holds, and what of it a power cut now would leave, if it leaves its name."""
         file = self.names.get(str(path), _File())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ROUNDING_USD = 0.01
 _STOPS_IN_A_WORKFLOW = 3
+_SHORTEST_TIMEOUT_MS = 60_000  # however short the jobs were that a budget has learned from
 _SETTLING_SECONDS = 60.0  # an end that was told earlier may be noted later
 
 
@@ -92,10 +93,11 @@ def _look_at_policies(world: World, lives: Sequence[Life]) -> None:
         if asked.operation == "run" and asked.job is not None:
             options, policy = lives[asked.life].options, asked.job.policy
             longest, sent = int(1000 * options.execution_timeout_seconds), policy.get("executionTimeout", 0)
-            is_right = sent == longest if options.budget_usd is None else 0 < sent <= longest
+            shortest = longest if options.budget_usd is None else min(longest, _SHORTEST_TIMEOUT_MS)
+            is_right = shortest <= sent <= longest
             hold(is_right, f"{asked.job.job_id} was sent with {policy}, and may run {longest} ms")
-            shortest = max(int(1000 * options.ttl_seconds), sent)
-            hold(policy.get("ttl", 0) >= shortest, f"{asked.job.job_id} was sent with {policy}, not {shortest} ms")
+            ttl = max(int(1000 * options.ttl_seconds), sent)
+            hold(policy.get("ttl", 0) >= ttl, f"{asked.job.job_id} was sent with {policy}, not {ttl} ms")
 
 
 def _seconds(job: Job, run: Execution) -> float:

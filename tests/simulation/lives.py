@@ -25,7 +25,7 @@ from asyncgen.store import Store
 from .choices import Key
 from .loop import StuckError, VirtualLoop, seed_hashes
 from .network import draw_storm
-from .plans import USD_PER_SECOND, Options, Plan, indexed, planner
+from .plans import MET_ONCE, USD_PER_SECOND, Options, Plan, indexed, planner
 from .truths import BrokenError, look_at
 from .watch import API_KEY, BASE_URL, ROOT
 from .world import World
@@ -204,7 +204,7 @@ class _Incarnation:
             world.arrange_at(world.cut, tick=tick)
             return
         if point := self._life.options.crash_point:
-            world.cut_at(point, 1 + world.pick(3, "crash point met"))
+            world.cut_at(point, 1 + world.pick(1 if point in MET_ONCE else 3, "crash point met"))
         elif world.pick.chance(60, "crashes"):
             world.arrange(world.cut, "crash")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,15 @@ from pathlib import Path
 
 MAX_SEEDS = 500
 ROOT = Path(__file__).parent.parent.parent
+_COMPILED = shutil.ignore_patterns("__pycache__")
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` stands once in `asyncgen/file` and becomes `new`; `why` says what that costs its owner."""
+    """`old` stands once in `asyncgen/file` and becomes `new`; `why` says what that costs its owner.
+
+    SQL is beside the package: `../resources/sql/NAME`.
+    """
 
     name: str
     why: str
@@ -248,6 +253,47 @@ MUTANTS = (
         "stopped lane goes on", "the same fault is paid for over and over", "lanes.py",
         "        if len(in_a_row) >= self._faults_in_a_row and", "        if False and",
     ),
+    Mutant(
+        "cancelled jobs free for the next run", "more is spent than the owner allowed", "rows.py",
+        "THEN min(job.execution_timeout_ms, (ended_at - submitted_at) * 1000) ELSE", "THEN 0 ELSE",
+    ),
+    Mutant(
+        "manifest remembered before its flush", "a power cut takes a line of the manifest for good", "manifest.py",
+        "                await threads.run(disk.fsync, self.path)\n",
+        "                await self._remember(last_event, size_bytes)\n"
+        "                await threads.run(disk.fsync, self.path)\n",
+    ),
+    Mutant(
+        "repeated row decided anew", "an image that has just failed again is paid for once more", "engine.py",
+        "        if item.repeats:  # it was decided", "        if False:  # it was decided",
+    ),
+    Mutant(
+        "retry outside the gate", "the platform answers 429", "endpoint.py",
+        "        return await self._journalled(lambda: self._buy(request, replies.decipher_retry, self._run_gate), "
+        "journal, stop)\n",
+        "        with anyio.CancelScope(shield=True):\n            await journal.intend()\n"
+        "            outcome = await self._buy(request, replies.decipher_retry, self._run_gate)\n"
+        "            await journal.learn(outcome)\n        return outcome\n",
+    ),
+    Mutant(
+        "stop not heard while waiting to submit", "what nobody wants any more is bought", "endpoint.py",
+        "        with stop.interruptible():\n            await self._run_gate.enter()\n",
+        "        await self._run_gate.enter()\n",
+    ),
+    Mutant(
+        "lanes of a workflow stop one by one", "the same fault is paid for in every style", "lanes.py",
+        "_STOPS_IN_A_ROW: Final = 3", "_STOPS_IN_A_ROW: Final = 300",
+    ),
+    Mutant(
+        "changed row put under a job in work", "a picture that its record does not describe", "engine.py",
+        "in_work = [wanted.want for wanted in chunk], frozenset(self._flights)",
+        "in_work = [wanted.want for wanted in chunk], frozenset()",
+    ),
+    Mutant(
+        "a move without its event", "the story of an image has a hole", "../resources/sql/0002_moves_and_money.sql",
+        "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item BEGIN",
+        "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item WHEN NEW.state <> 'unknown' BEGIN",
+    ),
 )  # fmt: skip
 
 
@@ -279,14 +325,12 @@ def _copy(folder: Path, mutant: Mutant) -> None:
     source = (ROOT / "asyncgen" / mutant.file).read_text(encoding="utf-8")
     if source.count(mutant.old) != 1:
         raise PatchError(f"{mutant.name}: its text stands {source.count(mutant.old)} times in {mutant.file}")
-    (folder / "asyncgen").mkdir()
-    (folder / "tests").mkdir()
-    for path in (*(ROOT / "asyncgen").iterdir(), ROOT / "resources", ROOT / "workflows", ROOT / "tests/simulation"):
-        if path.name != "__pycache__":
-            (folder / path.relative_to(ROOT)).symlink_to(path)
-    patched = folder / "asyncgen" / mutant.file
-    patched.unlink()
-    patched.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+    for name in ("asyncgen", "resources", "workflows", "tests/simulation"):
+        shutil.copytree(ROOT / name, folder / name, copy_function=os.symlink, ignore=_COMPILED)
+    for file in {mutant.file, "assets.py"}:  # which looks for data beside itself, wherever a link leads
+        (folder / "asyncgen" / file).unlink()
+        shutil.copyfile(ROOT / "asyncgen" / file, folder / "asyncgen" / file)
+    (folder / "asyncgen" / mutant.file).write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ STORMS = (
 _RARE = ("cancel", "retry", "download")  # asked so seldom that their faults would be
 _STORM_SECONDS = (5.0, 30.0, 120.0, 900.0)
 _STALE_SECONDS = 25.0
+_LONGEST_RETRY_AFTER_SECONDS = 40
 _MAX_DAMAGED_REPLIES = 2  # the engine may take a result that came damaged three times for what it is
 
 
@@ -199,9 +200,9 @@ def _canned(asked: Asked, pick: Choices) -> Reply | None:
         case "429":
             return Reply(429, b'{"error":"too many requests"}', _refusal(asked))
         case "429 with Retry-After":
-            return Reply(429, b"", _refusal(asked), headers={"retry-after": str(1 + pick(20, "Retry-After"))})
+            return Reply(429, b"", _refusal(asked), headers={"retry-after": str(1 + pick(_LONGEST_RETRY_AFTER_SECONDS, "Retry-After"))})
         case "503 with Retry-After":
-            return Reply(503, b"", _refusal(asked), headers={"retry-after": str(1 + pick(20, "Retry-After"))})
+            return Reply(503, b"", _refusal(asked), headers={"retry-after": str(1 + pick(_LONGEST_RETRY_AFTER_SECONDS, "Retry-After"))})
         case "503":
             return Reply(503, b"<html>unavailable</html>", _refusal(asked))
         case "500 before":

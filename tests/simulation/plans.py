@@ -74,9 +74,11 @@ class Options:
     rebuy_changed: bool = False
 
 
+#: What a life seldom reaches more than once.
+MET_ONCE = ("retry request on its way", "disk append", "disk replace")
 #: Where a life is cut off on purpose; what is seldom reached is tried more often.
 _CRASH_POINTS = (*CRASH_POINTS, *[point for point in CRASH_POINTS if " request" in point] * 2,
-                 *("retry request on its way", "disk append", "disk replace", "disk replace") * 6,
+                 *(*MET_ONCE, "disk replace") * 5,
                  *("disk create", "disk link", "disk fsync_directory") * 4)  # fmt: skip
 
 

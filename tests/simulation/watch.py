@@ -33,6 +33,11 @@ _STORED = """
     FROM event JOIN item ON item.id = event.item_id JOIN image ON image.item_id = item.id
     WHERE event.id > ? AND event.state = 'stored' AND item.state = 'stored' AND image.state = 'stored'
 """
+_ON_THE_WAY = """
+    SELECT item_id, state, (SELECT json_group_array(path) FROM image WHERE image.item_id = event.item_id
+                            AND image.state = 'storing' AND path IS NOT NULL)
+    FROM event WHERE id > ? AND (state = 'storing' OR source = 'storing' AND state = 'accepted') ORDER BY id
+"""
 _MANIFEST = "SELECT event_id, size_bytes FROM manifest"
 
 
@@ -42,6 +47,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._last_event = 0
+        self._storing: dict[int, list[str]] = {}
         self._manifest: tuple[int, int] = (0, 0)
         self._sent_policy: dict[str, int] = {}
 
@@ -80,6 +86,7 @@ class Watch:
 
     def committed(self) -> None:
         """The ledger has become durable in a new form."""
+        self._look_at_taken_back()
         rows = self._world.ledger.rows(_STORED, self._last_event)
         self._last_event = self._world.ledger.rows("SELECT coalesce(max(id), 0) FROM event")[0][0]
         for seed, prompt, number, path, sha256 in rows:
@@ -89,6 +96,15 @@ class Watch:
             if hashlib.sha256(right).hexdigest() != sha256:
                 self._world.accuse(f"{path} is recorded with the hash of something else")
         self._look_at_manifest()
+
+    def _look_at_taken_back(self) -> None:
+        """Of pictures that are to be fetched again no file may come back after a power cut."""
+        for item_id, state, paths in self._world.ledger.rows(_ON_THE_WAY, self._last_event):
+            if state == "storing":
+                self._storing[item_id] = json.loads(paths)
+            for path in self._storing.get(item_id, ()) if state == "accepted" else ():
+                if self._world.disk.may_come_back(ROOT / path):
+                    self._world.accuse(f"{path} was taken back, and may be there after a power cut")
 
     def _look_at_manifest(self) -> None:
         """What the ledger says is written of the manifest could survive a power cut."""
