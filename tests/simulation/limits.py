@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from asyncgen.lanes import LaneKind
+
 from .books import FATES, Asked, Execution, Job
 from .broken import hold
 from .plans import MANY, USD_PER_SECOND
@@ -115,7 +117,7 @@ def _look_at_lifetimes(world: World) -> None:
 
 
 def _look_at_lanes(world: World, life: Life) -> None:
-    """After two equal faults in a row nothing more of the same LoRA set, or, where there is none, workflow is bought."""
+    """After two equal faults in a row nothing more of their LoRA set is bought; without one, of their workflow."""
     asked = [each for each in world.books.asked if each.life == life.number]
     if any(each.outcome == "gone" for each in asked) or life.options.pace.run_rate < FREE_RATE:
         return  # the books know neither when a loss was believed, nor what had its leave and waited for its token
@@ -141,7 +143,8 @@ def _look_at_workflow(world: World, life: Life, asked: Sequence[Asked]) -> None:
     row: _End | None = None
     stops: dict[str, str] = {}
     counted: list[str] = []
-    for end in _ends(asked):
+    ends = _ends(asked)
+    for end in ends:
         lane = world.lora_sets[end.prompt]
         if lane in stops:
             continue
@@ -159,6 +162,9 @@ def _look_at_workflow(world: World, life: Life, asked: Sequence[Asked]) -> None:
         if is_over:
             _hold_nothing_bought(world, life, asked, end)
             return
+    for stopped in life.statistics.stopped_lanes if life.statistics else ():
+        is_narrow = stopped.lane.kind is LaneKind.LORA_SET or str(stopped.failure.code) not in {e.code for e in ends}
+        hold(is_narrow, f"life {life.number} met {[end.code for end in ends]}, and says: {stopped}")
 
 
 def _hold_nothing_bought(world: World, life: Life, asked: Sequence[Asked], end: _End) -> None:

@@ -223,7 +223,8 @@ class _Incarnation:
             self._life.was_cancelled = True
             scope.cancel()
 
-        if world.pick.chance(self._life.options.stop_percent, "stops") or "cancel" in (self._life.options.crash_point or ""):
+        options = self._life.options
+        if world.pick.chance(options.stop_percent, "stops") or "cancel" in (options.crash_point or ""):
             world.arrange(lambda: loop.call_soon(stop), "stop")
             if world.pick.chance(40, "stops twice"):
                 world.arrange(lambda: loop.call_soon(cancel), "second stop")
@@ -273,9 +274,9 @@ def _settings(options: Options) -> Settings:
         budget_usd=options.budget_usd,
         lane_faults=options.lane_faults,
         unreachable_seconds=pace.unreachable_seconds,
-        run_rate=pace.run_rate,
-        status_rate=pace.status_rate,
-        cancel_rate=pace.cancel_rate,
+        run_rate=int(pace.run_rate),
+        status_rate=int(pace.status_rate),
+        cancel_rate=int(pace.cancel_rate),
         downloads_at_once=pace.downloads_at_once,
     )
 

@@ -76,6 +76,7 @@ class Network:
     def __init__(self, world: World, loop: VirtualLoop, storm: Storm | None) -> None:
         self._world, self._loop, self._storm = world, loop, storm
         self._life = world.incarnation
+        self._forgets = bool(world.fault_percent) and not world.calm and world.pick.chance(8, "forgets jobs")
 
     async def send(self, request: HttpRequest) -> HttpReply:
         """The port: one request, its whole reply."""
@@ -122,7 +123,7 @@ class Network:
         is_stale = fault == "stale status" or self._runs_again_unnoticed(asked, reply)
         if is_stale and reply.job is not None and reply.outcome in ("pending", "ended"):
             reply = self._stale(reply.job)
-        if fault == "stray 404" and reply.outcome == "pending" and self._was_just_known(asked):
+        if reply.outcome == "pending" and self._is_forgotten(asked):
             reply = Reply(404, b'{"error":"job not found"}', "hidden", reply.job)
         world.log("answered", asked.operation, reply.status, reply.outcome)
         if asked.operation == "run":
@@ -135,6 +136,12 @@ class Network:
             return False
         again_since = reply.job.executions[-1].bought_at
         return self._world.time < again_since + _STALE_SECONDS and self._world.pick.chance(33, "stale after a retry")
+
+    def _is_forgotten(self, asked: Asked) -> bool:
+        """Whether a job that is there is not found this once."""
+        if asked.operation != "status" or not self._was_just_known(asked):
+            return False
+        return asked.fault == "stray 404" or (self._forgets and self._world.pick.chance(25, "forgotten"))
 
     def _was_just_known(self, asked: Asked) -> bool:
         """Whether the last word on the job was that it is pending: then a 404 says nothing yet."""
@@ -200,9 +207,9 @@ def _canned(asked: Asked, pick: Choices) -> Reply | None:
         case "429":
             return Reply(429, b'{"error":"too many requests"}', _refusal(asked))
         case "429 with Retry-After":
-            return Reply(429, b"", _refusal(asked), headers={"retry-after": str(1 + pick(_LONGEST_RETRY_AFTER_SECONDS, "Retry-After"))})
+            return _later(asked, 429, pick)
         case "503 with Retry-After":
-            return Reply(503, b"", _refusal(asked), headers={"retry-after": str(1 + pick(_LONGEST_RETRY_AFTER_SECONDS, "Retry-After"))})
+            return _later(asked, 503, pick)
         case "503":
             return Reply(503, b"<html>unavailable</html>", _refusal(asked))
         case "500 before":
@@ -216,6 +223,11 @@ def _canned(asked: Asked, pick: Choices) -> Reply | None:
             return Reply(400, b'{"error":"something nobody has seen before"}', outcome)
         case _:
             return None
+
+
+def _later(asked: Asked, status: int, pick: Choices) -> Reply:
+    seconds = 1 + pick(_LONGEST_RETRY_AFTER_SECONDS, "Retry-After")
+    return Reply(status, b"", _refusal(asked), headers={"retry-after": str(seconds)})
 
 
 def _buys(asked: Asked) -> bool:

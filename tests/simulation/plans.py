@@ -141,8 +141,8 @@ class Plan:
             budget_usd=None if calm else self._budget_usd,
             crash_point=None if calm else point,
             resubmit=pick(3, "resubmit") == 2,
-            cancel_on_stop=pick.chance(50 if self._budget_usd is None else 75, "cancel on stop") or "cancel" in (point or ""),
-            stop_percent=40 if self._budget_usd is None else 70,  # what was taken back has its price
+            cancel_on_stop="cancel" in (point or "") or pick.chance(75 if self._budget_jobs else 50, "cancel on stop"),
+            stop_percent=70 if self._budget_jobs else 40,  # what was taken back has its price
             retry_failed=pick(4, "retry failed") == 3,
             rebuy_changed=pick(4, "rebuy changed") == 3,
         )
@@ -165,7 +165,7 @@ def planner() -> Planner:
 
 
 def indexed(wishes: tuple[Wish, ...]) -> list[IndexedWant]:
-    """The rows as the intake hands them over, in order; what is named again is so when the others have had their turn."""
+    """The rows as the intake hands them over, in order; what is named twice is named again at the end."""
     wants = [want for wish in wishes for want in _wants(wish)]
     wants += [want for wish in wishes if wish.kind in ("twice", "forbidden twice", "again") for want in _wants(wish)]
     return [IndexedWant(index, want) for index, want in enumerate(wants)]

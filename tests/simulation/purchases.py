@@ -197,6 +197,7 @@ class _Walk:
                 self._hold(run.fate == "done" and any(each.whole_result for each in told), "stored what never came")
             case "cancelled":
                 self._hold(job.cancelled_at is not None, "said to be cancelled")
+                self._hold(self._job.execution_ms is None, "cancelled, and with the time of another run")
             case "lost":
                 self._look_at_loss(job, told, is_last=True)
             case "wanted" | "submitting" | "failed" | "given_up":

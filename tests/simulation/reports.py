@@ -86,16 +86,19 @@ def _look_at_made(world: World, records: Records, life: Life) -> None:
 def _look_at_spending(records: Records, life: Life) -> None:
     """Every job that ended counts once, by what it was good for, and with its time if it was told to this run."""
     assert life.statistics is not None
-    uses, milliseconds = Counter[str](), 0
+    uses, milliseconds, untimed = Counter[str](), 0, 0
     for record in records.items:
         for use, spent_ms in _ends(record, life):
             uses[use] += 1
-            milliseconds += spent_ms
+            milliseconds += spent_ms or 0
+            untimed += spent_ms is None
     spending = life.statistics.spending
     said = {str(use): tally.jobs for use, tally in spending.tallies.items() if tally.jobs}
     hold(said == dict(uses), f"life {life.number} says it paid for {said}, the ledger {dict(uses)}")
     said_ms = spending.total.execution_ms
     hold(said_ms == milliseconds, f"life {life.number} says it paid for {said_ms} ms, the ledger {milliseconds} ms")
+    said_untimed = spending.total.untimed
+    hold(said_untimed == untimed, f"life {life.number} says {said_untimed} jobs gave no time, the ledger {untimed}")
 
 
 def _look_at_cancelled(world: World, records: Records, life: Life) -> None:
@@ -115,8 +118,8 @@ def _look_at_cancelled(world: World, records: Records, life: Life) -> None:
     hold(1000 * seconds <= most_ms + 1, f"life {life.number} says at most {most_ms} ms of what ran {seconds} s")
 
 
-def _ends(record: Record, life: Life) -> Iterator[tuple[str, int]]:
-    """The jobs of an image that ended in a life: what for, and the milliseconds that were told in it."""
+def _ends(record: Record, life: Life) -> Iterator[tuple[str, int | None]]:
+    """The jobs of an image that ended in a life: what for, and the milliseconds, None where none were told in it."""
     jobs, job, told_in = iter(record.jobs), None, -1
     for move in record.moves:
         if move.target == "accepted" and move.source == "submitting":
@@ -126,12 +129,12 @@ def _ends(record: Record, life: Life) -> Iterator[tuple[str, int]]:
         if move.life != life.number:
             continue
         if (move.source, move.target) == ("submitting", "unknown") and not move.was_found:
-            yield "unknown", 0
+            yield "unknown", None
         elif (move.source, move.target) == ("storing", "stored"):
-            yield "made", (job.execution_ms or 0) if job and told_in == life.number else 0
+            yield "made", job.execution_ms if job and told_in == life.number else None
         elif move.source == "accepted" and move.target != "storing":
             use = "lost" if move.is_loss else "cancelled" if move.target == "cancelled" else "failed"
-            yield use, (job.execution_ms or 0) if job else 0
+            yield use, job.execution_ms if job else None
 
 
 def _look_at_unique(life: Life) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
 from .books import Asked
@@ -21,6 +21,8 @@ _ENDINGS = {"ended": "ended", "stopped": "stopped", "cancelled": "cancelled"}
 #: What an account's refusal may come second to.
 _OTHER_ENDINGS = ("crashed", "cancelled", "LedgerError", "StoreError", "BudgetReachedError")
 _CANCEL_SECONDS = 60.0  # in which what is out may end by itself, or wait for its turn
+_LONGEST_PAUSE_SECONDS = 180.0  # in which nobody asks: after it what was silent may answer again
+_ROUNDING_SECONDS = 0.1
 _LONGEST_TRY_SECONDS = 190.0  # a request's timeout, the longest backoff, and both once more
 
 
@@ -32,6 +34,7 @@ def look_at(world: World, plan: Plan, records: Records, lives: Sequence[Life]) -
         _look_at_leftovers(records, life)
         _look_at_pause(world, life, asked)
         _look_at_silence(life, asked)
+        _look_at_silent_purchases(world, life, asked)
         _look_at_stop(world, life, asked)
     _look_at_last(world, plan, records, lives)
 
@@ -96,6 +99,21 @@ def _look_at_silence(life: Life, asked: Sequence[Asked]) -> None:
             hold(
                 each.sent_at - first <= limit, f"life {life.number} asked for {each.sent_at - first:.0f} s, unanswered"
             )
+
+
+def _look_at_silent_purchases(world: World, life: Life, asked: Sequence[Asked]) -> None:
+    """Where nothing has answered for too long nothing is bought: each purchase would be one more that is held."""
+    for buying in asked:
+        if buying.operation not in ("run", "retry"):
+            continue
+        decided_at = buying.sent_at - 2 * world.slowest_seconds
+        same = (each for each in asked if each.endpoint == buying.endpoint and each.operation != "download")
+        told = [(each.answered_at, each.has_reply) for each in same if each.answered_at is not None]
+        before = sorted((each for each in told if each[0] < decided_at), reverse=True)
+        silent = [decided_at, *(at for at, _ in takewhile(lambda each: not each[1], before))]
+        if all(late - soon <= _LONGEST_PAUSE_SECONDS for late, soon in pairwise(silent)):
+            silent_for, limit = decided_at - silent[-1], life.options.pace.unreachable_seconds + _ROUNDING_SECONDS
+            hold(silent_for <= limit, f"{buying.subject} was bought after {silent_for:.0f} s of silence")
 
 
 def _look_at_stop(world: World, life: Life, asked: Sequence[Asked]) -> None:

@@ -48,7 +48,7 @@ class Watch:
         self._world = world
         self._last_event = 0
         self._storing: dict[int, list[str]] = {}
-        self._manifest: tuple[int, int] = (0, 0)
+        self._manifest = (0, 0)
         self._sent_policy: dict[str, int] = {}
 
     def subject_of(self, body: bytes) -> Subject:
@@ -108,11 +108,10 @@ class Watch:
 
     def _look_at_manifest(self) -> None:
         """What the ledger says is written of the manifest could survive a power cut."""
-        remembered = tuple(self._world.ledger.rows(_MANIFEST)[0])
-        if remembered != self._manifest:
-            self._manifest = remembered
+        ((event_id, size_bytes),) = self._world.ledger.rows(_MANIFEST)
+        if (event_id, size_bytes) != self._manifest:
+            self._manifest = event_id, size_bytes
             written, durable = self._world.disk.live_and_durable(ROOT / "manifest.jsonl")
-            size_bytes = remembered[1]
             if len(written) < size_bytes or written[:size_bytes] != durable[:size_bytes]:
                 self._world.accuse(f"{size_bytes} bytes of the manifest are remembered, and may not survive")
 
