@@ -25,6 +25,8 @@ _MOST_USD = """
     FROM job
 """  # what was cancelled cost no more than the time it was out
 
+_UNLISTED = "SELECT count(*) FROM event JOIN manifest WHERE event.id > manifest.event_id AND state = 'stored'"
+
 
 @cache
 def _empty_ledger() -> bytes:
@@ -94,6 +96,10 @@ class LedgerFile:
     def runs_begun(self) -> int:
         """How many runs have been recorded."""
         return self.rows("SELECT count(*) FROM run")[0][0] if self.image else 0
+
+    def unlisted(self) -> int:
+        """How many images were stored since the manifest was last brought up to date."""
+        return self.rows(_UNLISTED)[0][0] if self.image else 0
 
     def most_usd(self) -> float:
         """The most that every job in it, and whatever may have become one, can have cost."""

@@ -39,7 +39,8 @@ class Life:
 
     `ending`: ended, stopped, cancelled (stopped twice), crashed, or the name of the error that ended it, with its text
     in `said`. When it was over, `last_event` was the ledger's newest event, `runs_begun` its count of runs, and
-    `most_usd` the most that all jobs in it can have cost; times are monotonic, but for `began_true` and `ended_true`.
+    `most_usd` the most that all jobs in it can have cost, `unlisted` its images that the manifest does not have; times
+    are monotonic, but for `began_true` and `ended_true`.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Life:
     last_event: int = 0
     runs_begun: int = 0
     most_usd: float = 0.0
+    unlisted: int = 0
     temporary_files: list[str] = field(default_factory=list)
 
 
@@ -150,7 +152,7 @@ class Lives:
         self.first_ticks = self.first_ticks or world.ticks
         world.end_life(crashed=life.ending == "crashed")
         life.last_event, life.runs_begun = world.ledger.last_event(), world.ledger.runs_begun()
-        life.most_usd = world.ledger.most_usd()
+        life.most_usd, life.unlisted = world.ledger.most_usd(), world.ledger.unlisted()
         life.temporary_files = [name for name in world.disk.names if name.endswith(".part")]
         world.log("over", life.ending, life.said)
         world.books.hit(f"life: {life.ending}")

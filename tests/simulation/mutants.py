@@ -290,6 +290,37 @@ MUTANTS = (
         "in_work = [wanted.want for wanted in chunk], frozenset()",
     ),
     Mutant(
+        "404s counted together", "a job that was twice not found, long apart, is given up and bought again",
+        "endpoint.py",
+        "            wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since\n", "",
+    ),
+    Mutant(
+        "all jobs at one endpoint", "jobs of an earlier run are asked about where they never were", "run.py",
+        "endpoint_at=lambda address: workspace.endpoint_at(_reachable(address, target),",
+        "endpoint_at=lambda address: workspace.endpoint_at(target.address,",
+    ),
+    Mutant(
+        "manifest forgotten after an error", "what a stopped run has made is not in the manifest", "run.py",
+        "                await self._update_manifest_after(error)\n", "",
+    ),
+    Mutant(
+        "pictures taken back undurably", "a file without a record is there after a power cut", "store.py",
+        "        disk.unlink(path)\n        disk.fsync_directory(path.parent)\n", "        disk.unlink(path)\n",
+    ),
+    Mutant(
+        "unknown times counted as none", "a lower bound is called measured", "money.py",
+        "        self.untimed += execution_ms is None\n", "",
+    ),
+    Mutant(
+        "a stopped lane's faults kept against its workflow", "good lanes stop with a bad one", "lanes.py",
+        "                history.outcomes.clear()\n", "",
+    ),
+    Mutant(
+        "unknown submissions free for the next run", "more is spent than the owner allowed", "rows.py",
+        "    return lambda connection, at: connection.execute(_UNKNOWN_JOB, (item.id,))",
+        "    return lambda connection, at: None",
+    ),
+    Mutant(
         "a move without its event", "the story of an image has a hole", "../resources/sql/0002_moves_and_money.sql",
         "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item BEGIN",
         "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item WHEN NEW.state <> 'unknown' BEGIN",

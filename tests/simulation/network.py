@@ -76,7 +76,7 @@ class Network:
     def __init__(self, world: World, loop: VirtualLoop, storm: Storm | None) -> None:
         self._world, self._loop, self._storm = world, loop, storm
         self._life = world.incarnation
-        self._forgets = bool(world.fault_percent) and not world.calm and world.pick.chance(8, "forgets jobs")
+        self._forgets = bool(world.fault_percent) and not world.calm and world.pick.chance(50, "forgets jobs")
 
     async def send(self, request: HttpRequest) -> HttpReply:
         """The port: one request, its whole reply."""
@@ -141,7 +141,7 @@ class Network:
         """Whether a job that is there is not found this once."""
         if asked.operation != "status" or not self._was_just_known(asked):
             return False
-        return asked.fault == "stray 404" or (self._forgets and self._world.pick.chance(25, "forgotten"))
+        return asked.fault == "stray 404" or (self._forgets and self._world.pick.chance(30, "forgotten"))
 
     def _was_just_known(self, asked: Asked) -> bool:
         """Whether the last word on the job was that it is pending: then a 404 says nothing yet."""

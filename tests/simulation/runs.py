@@ -32,6 +32,7 @@ def look_at(world: World, plan: Plan, records: Records, lives: Sequence[Life]) -
         asked = [each for each in world.books.asked if each.life == life.number]
         _look_at_ending(world, life, asked)
         _look_at_leftovers(records, life)
+        _look_at_unlisted(world, life)
         _look_at_pause(world, life, asked)
         _look_at_silence(life, asked)
         _look_at_silent_purchases(world, life, asked)
@@ -75,6 +76,13 @@ def _look_at_leftovers(records: Records, life: Life) -> None:
     for record in records.items:
         state = record.state_after(life.number)
         hold(state not in ("submitting", "accepted", "storing"), f"life {life.number} {life.ending}, {state}: {record}")
+
+
+def _look_at_unlisted(world: World, life: Life) -> None:
+    """However a run ends, the manifest has what it made, if disk and ledger take it."""
+    has_failed = life.number in world.ledger.failed_in or any(name.startswith("disk: ") for name in world.books.hits)
+    if life.ending in ("ended", "stopped", "cancelled", "RunPausedError", "BudgetReachedError") and not has_failed:
+        hold(not life.unlisted, f"life {life.number} {life.ending}, and {life.unlisted} images are not in the manifest")
 
 
 def _look_at_pause(world: World, life: Life, asked: Sequence[Asked]) -> None:
