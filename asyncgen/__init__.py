@@ -19,11 +19,13 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     endpoint, gate            submit, wait, cancel, health, backoff; so many requests in 10 s and at once
     prices                    what a second of a worker costs
     locking                   one process owns an output root
+    lookahead                 the input read ahead, and ordered
     ledger, store, intake     durable state, files, prompts in
     rows, schema              the ledger's SQL, and its file
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
     streams                   standard output and standard error, which may fail
     plan, workflow, template  from a request to a graph
+    order                     which images are started one after the other
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, lifting, diagnosis, request, records,
     lifecycle, manifest_lines, documents, errors

@@ -108,13 +108,16 @@ class ImageGenerator:
         concurrency: int | None = None,
         retry_failed: bool = False,
         rebuy_changed: bool = False,
+        keep_order: bool | None = None,
         **fields: Any,
     ) -> list[ImageResult]:
         """All results, in input order; a failed image is a result with its `failure`.
 
         `prompts` are texts, dicts or `ImageRequest`s in any iterable or async iterable; `fields` are those of
         `ImageRequest` and hold for each that does not say otherwise. A sequence is checked whole before anything is
-        sent. `batch` names a set that is continued if it exists; without it every call makes a new one.
+        sent. `batch` names a set that is continued if it exists; without it every call makes a new one. Images are
+        started grouped by model and LoRAs, so that workers load less (`asyncgen.order` says how far from their places
+        at the most), or in input order with `keep_order`; None leaves that to the settings.
 
         Raises `InputError` for a request that is wrong, `RunPausedError` when the account or the endpoint refuses work,
         `StoreError` or `LedgerError` when disk or ledger do; what was made by then is in the ledger and is not bought
@@ -126,7 +129,9 @@ class ImageGenerator:
             results.append(result)
 
         await self._check(prompts, fields)
-        batch_run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
+        batch_run = await self.open_run(
+            batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed, keep_order=keep_order
+        )
         async with aclosing(self._intake(fields).of_prompts(prompts, self._workspace.ports)) as chunks:
             await batch_run.run(chunks, deliver)
         return sorted(results, key=lambda result: result.index)
@@ -139,14 +144,19 @@ class ImageGenerator:
         concurrency: int | None = None,
         retry_failed: bool = False,
         rebuy_changed: bool = False,
+        keep_order: bool | None = None,
         **fields: Any,
     ) -> AsyncGenerator[ImageResult, None]:
-        """The results as they land, reading prompts no faster than images are made; see `generate_many`.
+        """The results as they land; see `generate_many`.
+
+        Prompts are read no faster than images are made: 2,048 ahead of them at the most, 32 with `keep_order`.
 
         Leaving the loop early, or cancelling the task, leaves jobs that are out known to the ledger by their ids.
         """
         await self._check(prompts, fields)
-        batch_run = await self.open_run(batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed)
+        batch_run = await self.open_run(
+            batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed, keep_order=keep_order
+        )
         send, receive = anyio.create_memory_object_stream[ImageResult](0)
 
         async def work() -> None:
@@ -226,6 +236,7 @@ class ImageGenerator:
         new_set: bool = False,
         retry_failed: bool = False,
         rebuy_changed: bool = False,
+        keep_order: bool | None = None,
     ) -> BatchRun:
         """A run over the batch of that name, not yet begun; None makes a batch of its own."""
         workspace = self._workspace
@@ -240,6 +251,7 @@ class ImageGenerator:
             concurrency=concurrency,
             retry_failed=retry_failed,
             rebuy_changed=rebuy_changed,
+            keep_order=keep_order,
         )
 
     async def recorded_wants(
@@ -378,7 +390,7 @@ def _run(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: 
 
 _GENERATOR_ARGUMENTS: Final = {"settings", "sandbox", "styles", "model_urls"}
 # These are settings, and arguments of a call at the same time: the call's meaning wins.
-_CALL_ARGUMENTS: Final = {"concurrency", "workflow"}
+_CALL_ARGUMENTS: Final = {"concurrency", "keep_order", "workflow"}
 
 
 def _divided(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

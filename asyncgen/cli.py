@@ -66,6 +66,9 @@ ModelUrl = Annotated[
     typer.Option("--model-url", help="NAME=URL of a LoRA file that workers may download; may be given several times."),
 ]
 Concurrency = Annotated[int | None, typer.Option("--concurrency", help="Jobs out at the same time. [default: 64]")]
+KeepOrder = Annotated[
+    bool, typer.Option("--keep-order", help="Start images in the file's order, not grouped by model and LoRAs.")
+]
 EndpointOption = Annotated[str | None, typer.Option("--endpoint", help="Endpoint id, instead of the mode's.")]
 Mode = Annotated[str | None, typer.Option("--mode", help="wizard, new_pre or posterFrameRegeneration.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Output root: images, manifest and ledger.")]
@@ -132,6 +135,7 @@ def batch(
     workflow: WorkflowOption = None,
     model_url: ModelUrl = None,
     concurrency: Concurrency = None,
+    keep_order: KeepOrder = False,
     endpoint: EndpointOption = None,
     mode: Mode = None,
     out: Out = None,
@@ -224,6 +228,7 @@ def generate(
 def retry(
     name: Annotated[str, typer.Argument(help="Name of a batch (see `asyncgen status`).")],
     concurrency: Concurrency = None,
+    keep_order: KeepOrder = False,
     endpoint: EndpointOption = None,
     mode: Mode = None,
     out: Out = None,
@@ -426,6 +431,7 @@ def _setup(given: dict[str, Any]) -> Any:
         "styles": given.get("styles"),
         "workflow": given.get("workflow"),
         "concurrency": given.get("concurrency"),
+        "keep_order": given.get("keep_order") or None,
         "on_stop": given.get("on_stop"),
         "unknown": given.get("unknown"),
         "budget_usd": given.get("budget"),

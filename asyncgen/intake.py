@@ -24,7 +24,7 @@ Prompt = str | Mapping[str, Any] | ImageRequest
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
 
 _CHUNK: Final = 32
-_SLOW_SOURCE_SECONDS: Final = 0.02
+_SLOW_SOURCE_SECONDS: Final = 0.003
 # What is said for all under an alias must give way to what one request says under the field's own name.
 _FIELD_NAMES: Final = {
     str(alias): name

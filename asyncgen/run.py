@@ -38,6 +38,7 @@ from asyncgen.job import Policy, Workbench
 from asyncgen.lanes import Lanes
 from asyncgen.ledger import Ledger
 from asyncgen.locking import locked
+from asyncgen.lookahead import LookAhead
 from asyncgen.manifest import FILE_NAME as MANIFEST_NAME
 from asyncgen.manifest import Manifest
 from asyncgen.money import Budget, Price
@@ -142,10 +143,10 @@ class Workspace:
 
 
 class BatchRun:
-    """One run over one batch, ready to start."""
+    """One run over one batch, ready to start; `keep_order`: in the order of its input, else grouped."""
 
-    def __init__(self, workspace: Workspace, batch: Batch, engine: Engine) -> None:
-        self.workspace, self.batch, self._engine = workspace, batch, engine
+    def __init__(self, workspace: Workspace, batch: Batch, engine: Engine, *, keep_order: bool) -> None:
+        self.workspace, self.batch, self._engine, self._keep_order = workspace, batch, engine, keep_order
         self.statistics = engine.statistics
         self.request_stop = engine.request_stop
 
@@ -153,7 +154,7 @@ class BatchRun:
         """See `Engine.run`. The manifest is brought up to date whatever happens."""
         async with self.workspace.using(self.batch):
             try:
-                await self._engine.run(chunks, deliver)
+                await self._run_ordered(chunks, deliver)
             except BaseException as error:
                 await self._update_manifest_after(error)
                 if isinstance(error, BaseExceptionGroup):
@@ -161,6 +162,16 @@ class BatchRun:
                 raise
             with anyio.CancelScope(shield=True):
                 await self.workspace.update_manifest()
+
+    async def _run_ordered(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
+        if self._keep_order:
+            await self._engine.run(chunks, deliver)
+            return
+        ahead = LookAhead(chunks)
+        async with anyio.create_task_group() as reading:
+            reading.start_soon(ahead.read)
+            await self._engine.run(ahead, deliver)
+            reading.cancel_scope.cancel()
 
     async def _update_manifest_after(self, error: BaseException) -> None:
         """As far as it can be done: what ended the run is what must be told."""
@@ -181,8 +192,9 @@ async def open_run(
     concurrency: int | None = None,
     retry_failed: bool = False,
     rebuy_changed: bool = False,
+    keep_order: bool | None = None,
 ) -> BatchRun:
-    """A run over `batch` that sends what is new to `target`. Concurrency None: the settings'."""
+    """A run over `batch` that sends what is new to `target`. Concurrency and order None: the settings'."""
     pace = pace_of(settings)
     policy = Policy(
         batch_name=batch.name,
@@ -205,7 +217,8 @@ async def open_run(
         retry_failed=retry_failed,
         rebuy_changed=rebuy_changed,
     )
-    return BatchRun(workspace, batch, Engine(bench, batch, choices))
+    in_order = settings.keep_order if keep_order is None else keep_order
+    return BatchRun(workspace, batch, Engine(bench, batch, choices), keep_order=in_order)
 
 
 def _allowance(workspace: Workspace, settings: Settings, target: Target, pace: Pace) -> Allowance:

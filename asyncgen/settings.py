@@ -80,6 +80,11 @@ class Settings(BaseSettings):
 
     # how hard to work
     concurrency: Count = _env("ASYNCGEN_CONCURRENCY", 64, "Jobs out at the same time.")
+    keep_order: bool = _env(
+        "ASYNCGEN_KEEP_ORDER",
+        False,
+        "Start images in the order of the input, instead of grouped by model and LoRAs so that workers load less.",
+    )
     downloads_at_once: Count = _env(
         "ASYNCGEN_DOWNLOADS_AT_ONCE", 16, "Replies that may carry pictures being received at the same time."
     )

@@ -50,6 +50,7 @@ from asyncgen import (
     StylesRegistry,
     WorkflowError,
 )
+from asyncgen.order import WINDOW
 from asyncgen.sandbox import Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
@@ -70,6 +71,20 @@ async def test_results_come_in_input_order(tmp_path: Path) -> None:
         assert [result.prompt for result in results] == prompts(40)
         assert [result.index for result in results] == list(range(40))
     assert len(true_output(tmp_path)) == 40
+
+
+@pytest.mark.parametrize("keep_order", [None, False, True])
+async def test_images_are_started_by_model_and_loras_unless_order_is_to_be_kept(
+    tmp_path: Path, keep_order: bool | None
+) -> None:
+    styles = ["1", "8", "16"]
+    wanted = [{"prompt": f"a fox, study {number}", "style": styles[number % 3]} for number in range(30)]
+    async with open_sandbox(workers=1) as sandbox, generator(sandbox, tmp_path) as g:
+        results = await g.generate_many(wanted, concurrency=1, keep_order=keep_order, **SMALL)
+        order = [int(re.findall(r"study (\d+)", job["prompt"])[0]) for job in bought(sandbox)]
+    assert [result.style_id for result in results] == styles * 10
+    grouped = [*range(0, 30, 3), *range(1, 30, 3), *range(2, 30, 3)]
+    assert order == (list(range(30)) if keep_order else grouped)
 
 
 async def test_a_failed_item_is_a_result_with_its_reason(tmp_path: Path) -> None:
@@ -223,7 +238,8 @@ async def test_a_stream_yields_as_images_land(tmp_path: Path) -> None:
         assert sorted(landed) == list(range(1, 10))
 
 
-async def test_an_infinite_source_is_read_no_further_than_needed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("keep_order", "ahead"), [(True, 2 * 32), (False, WINDOW + 3 * 32)])
+async def test_an_infinite_source_is_read_no_further_than_needed(tmp_path: Path, keep_order: bool, ahead: int) -> None:
     read: list[int] = []
 
     def endless() -> Iterator[str]:
@@ -233,11 +249,11 @@ async def test_an_infinite_source_is_read_no_further_than_needed(tmp_path: Path)
 
     async with open_sandbox() as sandbox, generator(sandbox, tmp_path) as g:
         taken = 0
-        async for _ in g.stream_many(endless(), concurrency=4, **SMALL):
+        async for _ in g.stream_many(endless(), concurrency=4, keep_order=keep_order, **SMALL):
             taken += 1
             if taken == 40:
                 break
-        assert len(read) <= 40 + 4 + 2 * 32
+        assert len(read) <= 40 + 4 + ahead
         assert len(bought(sandbox)) <= 40 + 2 * 4
 
 

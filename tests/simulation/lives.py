@@ -260,6 +260,7 @@ async def _open_run(ports: Ports, ledger: Ledger, options: Options) -> BatchRun:
         concurrency=options.concurrency,
         retry_failed=options.retry_failed,
         rebuy_changed=options.rebuy_changed,
+        keep_order=options.keep_order,
     )
 
 

@@ -62,6 +62,7 @@ class Options:
     pace: Pace
     chunk: int = 32
     slow_input_seconds: float = 0.0
+    keep_order: bool = False
     execution_timeout_seconds: float = 600.0
     ttl_seconds: float = 86_400.0
     lane_faults: int = MANY
@@ -135,6 +136,7 @@ class Plan:
             pace=self._pace(),
             chunk=1 + pick(4, "chunk"),
             slow_input_seconds=pick.of((0.0, 0.0, 3.0, 40.0), "slow input"),
+            keep_order=pick(2, "keep order") == 1,
             execution_timeout_seconds=self._timeout,
             ttl_seconds=self._ttl,
             lane_faults=MANY if calm else 2 if self.has_lora_sets else pick.of((MANY, 2), "lane faults"),
