@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from benchmarks import loop, memory, overhead, soak, start, wire
+from benchmarks import lanes, loop, memory, overhead, soak, start, wire
 from benchmarks.report import Report, markdown_table
 from benchmarks.results import QUICK_RESULTS, RESULTS, can_draw, write_results
 
@@ -23,6 +23,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], Report]]] = {
     "loop": loop.run,
     "overhead": overhead.run,
     "start": start.run,
+    "lanes": lanes.run,
 }
 #: Runs for as long as it is told to, and only when it is named.
 SOAK: Final = "soak"
