@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from benchmarks import lanes, loop, memory, overhead, soak, start, wire
+from benchmarks import lanes, loop, memory, overhead, resume, soak, start, wire
 from benchmarks.report import Report, markdown_table
 from benchmarks.results import QUICK_RESULTS, RESULTS, can_draw, write_results
 
