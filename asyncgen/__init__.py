@@ -16,6 +16,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     story                     one image's story, for `asyncgen why`
     verify, rebuild, salvage  what is wrong with an output root; a new ledger for a damaged one
     report, manifest, results readers of the ledger, and what callers get
+    resume                    what the ledger knows of a prompt file already
     endpoint, gate            submit, wait, cancel, health, backoff; so many requests in 10 s and at once
     prices                    what a second of a worker costs
     locking                   one process owns an output root

@@ -7,6 +7,8 @@ everything against the embedded sandbox, without key or account.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +20,14 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 import anyio
 
 from asyncgen import run, workflow
+from asyncgen._version import __version__
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError, InputError
 from asyncgen.intake import IndexedWant, Intake, Prompts
+from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import style_history
-from asyncgen.request import ImageRequest
+from asyncgen.request import KEY_VERSION, ImageRequest
 from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun, Target, Workspace, new_planner, open_run, open_target
 from asyncgen.settings import Settings, load_settings
@@ -87,6 +91,21 @@ class ImageGenerator:
     def planner(self) -> Planner:
         """What fills styles and defaults in and refuses what is wrong; usable before anything is opened."""
         return new_planner(self.settings, self.styles, self._model_urls)
+
+    def digest(self, fields: Mapping[str, Any]) -> bytes:
+        """A hash (16 bytes) of all that decides, beside a row itself, what it wants; `fields` are those of every row.
+
+        A workflow that a row names itself is not in it. Raises `WorkflowError`.
+        """
+        said = [__version__, KEY_VERSION, self.planner.template().name, self.planner.template().digest]
+        said += [self.styles.digest.hex(), self.settings.workflow, self.settings.result_limit_bytes]
+        text = json.dumps([*said, dict(self._model_urls or {}), dict(fields)], sort_keys=True)
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the ledger is. Before entering: where it is unless the endpoint turns out to be a sandbox."""
+        return run.ledger_path_of(self.settings, PLATFORM if self._sandbox is None else SANDBOX)
 
     @property
     def workspace(self) -> Workspace:

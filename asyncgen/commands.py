@@ -20,10 +20,9 @@ from asyncgen.display import Display, Moment
 from asyncgen.engine import Statistics
 from asyncgen.errors import AsyncgenError, InputError, LedgerError
 from asyncgen.exits import Exit, of_run
-from asyncgen.intake import IndexedWant, Intake
-from asyncgen.lifecycle import OUT
+from asyncgen.intake import IndexedWant, Intake, TakeKept
 from asyncgen.records import Batch
-from asyncgen.report import batch_statuses
+from asyncgen.report import batch_statuses, jobs_out
 from asyncgen.request import INPUT_PICTURES, parse_request
 from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun
@@ -63,20 +62,21 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
     """`asyncgen batch`."""
     generator = _generator(setup, _model_urls(options.model_urls))
     source = Source(options.source)
+    name = options.name or source.batch_name
     with _shown(setup, generator.settings) as shown:
         _check_options(generator, options.source.fields)
         total = None
         if not source.is_stream:
-            total = source.validate(generator, shown)
+            total = source.validate(generator, shown, name)
             if total is None:
                 return Exit.BAD_INPUT
         job = _RunPlan(
-            name=options.name or source.batch_name,
+            name=name,
             new_set=options.again,
             retry_failed=options.retry_failed,
             rebuy_changed=options.rebuy_changed,
             total=total,
-            chunks=lambda: source.chunks(generator),
+            chunks=lambda take_kept: source.chunks(generator, take_kept),
             skipped=lambda: source.skipped,
         )
         ended = anyio.run(_execute, generator, job, shown)
@@ -90,7 +90,7 @@ def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[st
     with _shown(setup, generator.settings) as shown:
         _check_options(generator, fields)
         wanted = Intake(generator.planner, fields, name="prompt").plan(prompt)
-        job = _RunPlan(name=name, total=len(wanted), chunks=lambda: _one_chunk(wanted))
+        job = _RunPlan(name=name, total=len(wanted), chunks=lambda _: _one_chunk(wanted))
         ended = anyio.run(_execute, generator, job, shown)
     return _settle_held(setup, urls, ended)
 
@@ -108,7 +108,7 @@ def run_retry(setup: Setup, name: str, urls: Sequence[str], *, rebuy_changed: bo
             retry_failed=True,
             rebuy_changed=rebuy_changed,
             total=None,
-            chunks=lambda: generator.recorded_wants(name, todays_values=rebuy_changed),
+            chunks=lambda _: generator.recorded_wants(name, todays_values=rebuy_changed),
             must_exist=True,
         )
         ended = anyio.run(_execute, generator, job, shown)
@@ -135,7 +135,7 @@ def _resubmit(setup: Setup, urls: Sequence[str], ended: _Ended) -> Exit:
         job = _RunPlan(
             name=ended.batch.name,
             total=len(ended.held_ids),
-            chunks=lambda: generator.recorded_wants(ended.batch.name, todays_values=False, only=ended.held_ids),
+            chunks=lambda _: generator.recorded_wants(ended.batch.name, todays_values=False, only=ended.held_ids),
         )
         return anyio.run(_execute, generator, job, shown).code
 
@@ -148,11 +148,11 @@ def _without_held(ended: _Ended) -> Statistics:
 
 @dataclass(frozen=True, slots=True)
 class _RunPlan:
-    """One run to execute: which batch, with which choices, over which input."""
+    """One run to execute: which batch, with which choices, over which input, less what is kept and told by nobody."""
 
     name: str | None
     total: int | None
-    chunks: Callable[[], AsyncGenerator[list[IndexedWant], None]]
+    chunks: Callable[[TakeKept | None], AsyncGenerator[list[IndexedWant], None]]
     new_set: bool = False
     retry_failed: bool = False
     rebuy_changed: bool = False
@@ -189,14 +189,15 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.signals, tasks)
             tasks.start_soon(watch.progress, moment)
-            async with aclosing(job.chunks()) as chunks:
+            take_kept = None if shown.tells_each_result else run.take_kept
+            async with aclosing(job.chunks(take_kept)) as chunks:
                 try:
                     await run.run(chunks, watch.landed)
                 except AsyncgenError as caught:
                     error = caught
             tasks.cancel_scope.cancel()
         shown.ended(run.batch, root, moment(), error)
-        if not isinstance(error, LedgerError) and (out := _jobs_out(generator, run.batch)):
+        if not isinstance(error, LedgerError) and (out := jobs_out(generator.workspace.ledger_path, run.batch)):
             shown.notice(
                 f"{out} jobs are out and being paid for; the same command collects them, within 30 minutes of their end"
             )
@@ -213,12 +214,6 @@ def _check_options(generator: ImageGenerator, fields: Mapping[str, Any]) -> None
     except InputError as error:
         if error.field not in INPUT_PICTURES:  # which rows may still name
             raise
-
-
-def _jobs_out(generator: ImageGenerator, batch: Batch) -> int:
-    statuses = batch_statuses(generator.workspace.ledger_path)
-    states = next(status.states for status in statuses if (status.name, status.realm) == (batch.name, batch.realm))
-    return sum(states.get(state, 0) for state in OUT)
 
 
 def _recorded_total(generator: ImageGenerator, job: _RunPlan) -> int:

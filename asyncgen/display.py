@@ -75,9 +75,13 @@ class Moment:
 
 
 class Display(Protocol):
-    """What the command line tells a run to show. `output` says whether it still can."""
+    """What the command line tells a run to show. `output` says whether it still can.
+
+    `tells_each_result`: `landed` must be called for kept images too.
+    """
 
     output: Output
+    tells_each_result: bool
 
     def opened(self, batch: Batch, root: Path) -> None: ...
     def landed(self, result: ImageResult) -> None: ...
@@ -89,6 +93,8 @@ class Display(Protocol):
 
 class JsonDisplay:
     """One JSON object a line on standard output, and nothing else there: results as they land, then a summary."""
+
+    tells_each_result = True
 
     def __init__(self) -> None:
         self.output = Output(of_run=True)
@@ -118,6 +124,8 @@ class JsonDisplay:
 
 class PlainDisplay:
     """For logs and pipes: a line now and then, and a summary. `quiet` leaves only the summary of what went wrong."""
+
+    tells_each_result = False
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.output = Output(of_run=True)

@@ -7,7 +7,7 @@ in its own task of one task group; all coordination happens on the event loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -112,9 +112,11 @@ class Engine:
         if not isinstance(choices.concurrency, int) or choices.concurrency < 1:
             raise InputError(f"must be a whole number from 1, not {choices.concurrency!r}", field="concurrency")
         self._limiter = anyio.Semaphore(choices.concurrency)
+        self._run_id = 0
         self._flights: dict[int, _Flight] = {}
         # What landed since the last claim: claimed items of that chunk may still say otherwise.
         self._landed: dict[int, _Flight] = {}
+        self._reattached: set[int] = set()
         self._error: AsyncgenError | None = None
         self._ahead = self._seconds_ahead()
         self.stop = Stop()
@@ -132,7 +134,7 @@ class Engine:
         wrong. Cancelling the task leaves the ledger true.
         """
         with anyio.CancelScope(shield=True):  # a run that is recorded as begun is recorded as ended
-            run_id = await self._bench.ledger.begin_run(self._batch)
+            run_id = self._run_id = await self._bench.ledger.begin_run(self._batch)
         outcome = "cancelled"
         try:
             await self._work(run_id, chunks, deliver)
@@ -165,6 +167,20 @@ class Engine:
         except LedgerError as error:
             self._stop_for(error)  # after the first error, which says more
 
+    async def take_kept(self, row_keys: Sequence[bytes]) -> dict[bytes, int]:
+        """Count the rows of a prompt file whose images are all there, as they would be made today, as kept.
+
+        Returns how many images each of those stands for; nothing is delivered for them. For the input of `run`, which
+        must be going on: each row is taken once.
+        """
+        if self.stop.requested:
+            raise StoppedError
+        kept = await self._bench.ledger.take_kept(self._batch, self._run_id, row_keys, self._reattached)
+        images = sum(kept.values())
+        self.statistics.wanted += images
+        self.statistics.kept += images
+        return kept
+
     def request_stop(self) -> None:
         """Submit nothing new; `run` returns once what is out has been collected (or cancelled)."""
         self.stop.request()
@@ -182,6 +198,7 @@ class Engine:
         """First of all the jobs that an earlier process left out: they are paid for, and their results expire."""
         for item, want in await self._bench.ledger.items_out(self._batch, run_id):
             self.statistics.reattached += 1
+            self._reattached.add(item.id)
             self._launch(tasks, _Flight(Job(self._bench, item, want, self.stop), [], self._takes_a_place()), deliver)
 
     def _takes_a_place(self) -> bool:

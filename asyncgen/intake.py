@@ -1,12 +1,14 @@
 """Prompts in: any iterable, async iterable or prompt file, read lazily, planned in small chunks.
 
+Of a prompt file large blocks are first looked up by their keys: what is kept is neither parsed nor planned again.
+
 A chunk is at most 32 jobs and is cut short when its source is slow, so that the first image does not wait for the
 thirty-second prompt and planning never holds the event loop for long.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -16,13 +18,17 @@ from pydantic import AliasChoices
 from asyncgen.errors import InputError
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
-from asyncgen.prompts import BadRow, Row
+from asyncgen.prompts import BadRow, RawRow, Row
 from asyncgen.records import RecordedWant, Want
 from asyncgen.request import ImageRequest, parse_request
 
 Prompt = str | Mapping[str, Any] | ImageRequest
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
+#: Of these keys of rows, those that need no planning, and how many images each stands for. A key is taken once.
+TakeKept = Callable[[Sequence[bytes]], Awaitable[dict[bytes, int]]]
 
+#: Rows that are looked up at once.
+BLOCK: Final = 4096
 _CHUNK: Final = 32
 _SLOW_SOURCE_SECONDS: Final = 0.003
 # What is said for all under an alias must give way to what one request says under the field's own name.
@@ -78,7 +84,10 @@ class Intake:
         for prompt in prompts:
             self._read += 1
             try:
-                wants = self._planner.wants(self._request(prompt))
+                request = self._request(prompt)
+                # A workflow that a row names is a file of its own, which may change under an equal key.
+                key = prompt.key if isinstance(prompt, Row) and request.workflow is None else None
+                wants = self._planner.wants(request, key)
             except InputError as error:
                 self._refuse(prompt, error)
             else:
@@ -95,11 +104,29 @@ class Intake:
         if self._on_bad is not None:
             self._on_bad(located)
 
-    async def of_rows(self, rows: Iterator[Row | BadRow], ports: Ports) -> AsyncGenerator[list[IndexedWant], None]:
-        """The chunks of a prompt file, read off the event loop."""
-        while chunk := await ports.file_threads.run(lambda: list(islice(rows, _CHUNK))):
-            for wants in _chunked(self._planned(chunk)):
-                yield wants
+    async def of_rows(
+        self,
+        rows: Iterator[RawRow | BadRow],
+        parse: Callable[[RawRow | BadRow], Row | BadRow],
+        ports: Ports,
+        take_kept: TakeKept | None = None,
+    ) -> AsyncGenerator[list[IndexedWant], None]:
+        """The chunks of a prompt file, read and parsed off the event loop; what is kept only takes its places."""
+        while block := await ports.file_threads.run(lambda: list(islice(rows, BLOCK))):
+            kept = {} if take_kept is None else await take_kept([row.key for row in block if isinstance(row, RawRow)])
+            fresh, kept_last = _without(block, kept)
+            for begin in range(0, len(fresh), _CHUNK):
+                chunk = fresh[begin : begin + _CHUNK]
+                parsed = await ports.file_threads.run(lambda chunk=chunk: [parse(row) for _, row in chunk])
+                for wants in _chunked(self._planned_between(parsed, [places for places, _ in chunk])):
+                    yield wants
+            self._next_index += kept_last
+
+    def _planned_between(self, rows: Iterable[Row | BadRow], kept: Iterable[int]) -> Iterator[IndexedWant]:
+        """The jobs of rows before each of which so many images are kept."""
+        for row, places in zip(rows, kept, strict=True):
+            self._next_index += places
+            yield from self._planned([row])
 
     async def of_prompts(
         self, prompts: Prompts | AsyncIterable[Row | BadRow], ports: Ports
@@ -137,6 +164,19 @@ def _fields(prompt: Prompt) -> Mapping[str, Any]:
         return {"prompt": prompt}
     request = parse_request(prompt)
     return {name: getattr(request, name) for name in request.model_fields_set}
+
+
+def _without(block: Iterable[RawRow | BadRow], kept: dict[bytes, int]) -> tuple[list[tuple[int, RawRow | BadRow]], int]:
+    """The rows that are not kept, each with the number of kept images before it, and that number after the last."""
+    others: list[tuple[int, RawRow | BadRow]] = []
+    places = 0
+    for row in block:
+        if isinstance(row, RawRow) and (images := kept.pop(row.key, 0)):
+            places += images
+        else:
+            others.append((places, row))
+            places = 0
+    return others, places
 
 
 def _chunked(wants: Iterator[IndexedWant]) -> Iterator[list[IndexedWant]]:

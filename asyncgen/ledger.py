@@ -105,7 +105,7 @@ class Ledger:
         return await self.transact(lambda connection: rows.begin_run(connection, batch.id, at))
 
     async def end_run(self, run_id: int, outcome: str) -> None:
-        """Record how a run ended, and forget which wants it has seen."""
+        """Record how a run ended, and forget what it has met."""
         at = self._ports.clock.wall()
         await self.transact(lambda connection: rows.end_run(connection, run_id, outcome, at))
 
@@ -125,6 +125,16 @@ class Ledger:
         return await self.transact(
             lambda connection: rows.claim(connection, self._ports, batch, run_id, wants, in_work, drawn, at)
         )
+
+    async def take_kept(
+        self, batch: Batch, run_id: int, row_keys: Sequence[bytes], but: Collection[int] = ()
+    ) -> dict[bytes, int]:
+        """Of these rows of a prompt file, those whose images are all stored, made as they would be today; in one look.
+
+        Returns how many images each stands for. They count as met by this run: each is taken once, and only where the
+        run has not claimed its items. `but` are items that are not taken.
+        """
+        return await self.transact(lambda connection: rows.take_kept(connection, batch.id, run_id, row_keys, but))
 
     async def items_out(self, batch: Batch, run_id: int) -> list[tuple[Item, Want]]:
         """The items of a batch whose job is out or whose result is being stored, as they were wanted when bought."""

@@ -89,11 +89,11 @@ class Planner:
             self._templates[name] = Template.load(name, self._user_folder)
         return self._templates[name]
 
-    def wants(self, request: ImageRequest) -> Iterator[Want]:
+    def wants(self, request: ImageRequest, row_key: bytes | None = None) -> Iterator[Want]:
         """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""
         request = self._with_workflow(request)
         spec = self.spec(request)
-        return (self._want(request, replica, spec) for replica in range(request.images))
+        return (self._want(request, replica, spec, row_key) for replica in range(request.images))
 
     def want(self, request: ImageRequest, replica: int) -> Want:
         """One of the jobs that a request stands for. Raises `InputError`."""
@@ -120,9 +120,10 @@ class Planner:
             return request
         return request.model_copy(update={"workflow": self._workflow})
 
-    def _want(self, request: ImageRequest, replica: int, spec: Spec) -> Want:
+    def _want(self, request: ImageRequest, replica: int, spec: Spec, row_key: bytes | None = None) -> Want:
         seed = None if request.seed is None else (request.seed + replica) & MAX_SEED
-        return Want(request, replica, spec, content_key(request, replica, spec.workflow), seed)
+        key = content_key(request, replica, spec.workflow)
+        return Want(request, replica, spec, key, seed, row_key=row_key)
 
     def spec(self, request: ImageRequest) -> Spec:
         """The request with style and defaults filled in, and checked. Raises `InputError` naming field and value."""

@@ -1,5 +1,8 @@
 """Prompt files, row by row: text, CSV and JSON lines become requests. Pure and lazy: a row is given and forgotten.
 
+Reading has two steps, because most rows of a batch that is continued need only the first: a `RawRow` is cut out of the
+file and has a key, by which a ledger may know it; `PromptFile.parse` makes a request of it.
+
 A row that is wrong does not stop the reading: it comes as a `BadRow`, and the caller decides. The caller opens the
 file with `encoding="utf-8", errors="surrogateescape", newline=""`, so that bytes which are not UTF-8 are found here,
 in their row.
@@ -8,13 +11,16 @@ in their row.
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import AliasChoices
 
@@ -26,15 +32,17 @@ PromptFormat: TypeAlias = Literal["txt", "csv", "jsonl"]
 
 # Text encoders take tabs and line ends as spaces; any other control character is an accident, and NUL breaks programs.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CELL_END: Final = "\x1f"  # which no cell of a row that is right can hold
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request and the number, from 1, of the line it begins at."""
+    """A request and the number, from 1, of the line it begins at; `key` is that of its `RawRow`."""
 
     line: int
     request: ImageRequest
+    key: bytes | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,53 +67,91 @@ def format_of(path: str | Path) -> PromptFormat:
     raise InputError(f"a prompt file ends in one of {formats}, not in {suffix!r}", where=str(path))
 
 
-def read_rows(lines: Iterable[str], format: PromptFormat, name: str) -> Iterator[Row | BadRow]:
-    """The rows of a file, from its lines with or without their ends; `name` is the file's, for errors.
+class RawRow(NamedTuple):
+    """A row as it stands in the file, from its line on: a text, or the cells of a CSV row.
+
+    `key` (16 bytes) is a hash of that, and of the digest that the file was opened with.
+    """
+
+    line: int
+    content: str | list[str]
+    key: bytes
+
+
+class PromptFile:
+    """A prompt file's rows, once, from its lines with or without their ends; `name` is the file's, for errors.
 
     - txt: a prompt a line; blank lines and lines that begin with `#` are skipped
     - csv: a header of `ImageRequest` fields or their aliases; an empty cell is left out; `parameters` is JSON
     - jsonl: an object of such fields, or a text, a line
 
+    `digest` (up to 64 bytes) stands for whatever else decides what a row means: equal keys are then equal wants.
     Raises nothing by itself: what is wrong comes as a `BadRow`.
     """
-    reader = {"txt": _txt_rows, "csv": _csv_rows, "jsonl": _jsonl_rows}[format]
-    return reader(_without_bom(lines), name)
 
+    def __init__(self, lines: Iterable[str], format: PromptFormat, name: str, digest: bytes = b"") -> None:
+        self._lines, self._format, self._name = _without_bom(lines), format, name
+        self._hash = hashlib.blake2b(format.encode(), digest_size=16, key=digest)
+        self._columns: list[str] = []
 
-def _txt_rows(lines: Iterable[str], name: str) -> Iterator[Row | BadRow]:
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if text and not text.startswith("#"):
-            yield _row({"prompt": text}, name, number)
+    def rows(self) -> Iterator[RawRow | BadRow]:
+        """The rows as they stand there."""
+        return {"txt": self._txt_rows, "csv": self._csv_rows, "jsonl": self._jsonl_rows}[self._format]()
 
-
-def _jsonl_rows(lines: Iterable[str], name: str) -> Iterator[Row | BadRow]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    def parse(self, raw: RawRow | BadRow) -> Row | BadRow:
+        """The request of a row."""
+        if isinstance(raw, BadRow):
+            return raw
         try:
-            fields = _json_fields(line)
+            fields = self._fields(raw.content)
         except InputError as error:
-            yield _bad(error, name, number)
-        else:
-            yield _row(fields, name, number)
+            return _bad(error, self._name, raw.line)
+        return _row(fields, self._name, raw)
+
+    def _txt_rows(self) -> Iterator[RawRow]:
+        for number, line in enumerate(self._lines, start=1):
+            text = line.strip()
+            if text and text[0] != "#":
+                yield RawRow(number, text, self._key(text))
+
+    def _jsonl_rows(self) -> Iterator[RawRow]:
+        for number, line in enumerate(self._lines, start=1):
+            if line.strip():
+                text = line.rstrip("\r\n")
+                yield RawRow(number, text, self._key(text))
+
+    def _csv_rows(self) -> Iterator[RawRow | BadRow]:
+        rows = _numbered_csv(self._lines)
+        number, header = next(((number, cells) for number, cells in rows if cells), (1, None))
+        if header is None:
+            return
+        try:
+            self._columns = _columns(header)
+        except InputError as error:
+            yield _bad(error, self._name, number, is_header=True)
+            return
+        self._hash.update(_CELL_END.join([*self._columns, ""]).encode())
+        for number, cells in rows:
+            if isinstance(cells, InputError):
+                yield _bad(cells, self._name, number)
+            elif any(cell.strip() for cell in cells):
+                yield RawRow(number, cells, self._key(_CELL_END.join([str(len(cells)), *cells])))
+
+    def _key(self, text: str) -> bytes:
+        own = self._hash.copy()
+        own.update(text.encode("utf-8", "surrogatepass"))
+        return own.digest()
+
+    def _fields(self, content: str | list[str]) -> Mapping[str, Any]:
+        if isinstance(content, list):
+            return _csv_fields(self._columns, content)
+        return {"prompt": content} if self._format == "txt" else _json_fields(content)
 
 
-def _csv_rows(lines: Iterable[str], name: str) -> Iterator[Row | BadRow]:
-    rows = _numbered_csv(lines)
-    number, header = next(((number, cells) for number, cells in rows if cells), (1, None))
-    if header is None:
-        return
-    try:
-        columns = _columns(header)
-    except InputError as error:
-        yield _bad(error, name, number, is_header=True)
-        return
-    for number, cells in rows:
-        if isinstance(cells, InputError):
-            yield _bad(cells, name, number)
-        elif any(cell.strip() for cell in cells):
-            yield _csv_row(columns, cells, name, number)
+def read_rows(lines: Iterable[str], format: PromptFormat, name: str) -> Iterator[Row | BadRow]:
+    """The requests of a file's rows; see `PromptFile`."""
+    file = PromptFile(lines, format, name)
+    return map(file.parse, file.rows())
 
 
 def _numbered_csv(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | InputError]]:
@@ -144,19 +190,17 @@ def _unknown_column(cell: str) -> InputError:
     return InputError(f"the header names a column {cell[:80]!r} that does not exist; {hint}", field="header")
 
 
-def _csv_row(columns: list[str], cells: list[str], name: str, number: int) -> Row | BadRow:
+def _csv_fields(columns: list[str], cells: list[str]) -> Mapping[str, Any]:
     if len(cells) > len(columns):
-        message = f"the row has {len(cells)} cells, the header {len(columns)}: put texts with commas in double quotes"
-        return _bad(InputError(message), name, number)
+        raise InputError(
+            f"the row has {len(cells)} cells, the header {len(columns)}: put texts with commas in double quotes"
+        )
     fields: dict[str, Any] = {
         column: cell.strip() for column, cell in zip(columns, cells, strict=False) if cell.strip()
     }
-    try:
-        if "parameters" in fields:
-            fields["parameters"] = _parsed_json(fields["parameters"], "parameters")
-    except InputError as error:
-        return _bad(error, name, number)
-    return _row(fields, name, number)
+    if "parameters" in fields:
+        fields["parameters"] = _parsed_json(fields["parameters"], "parameters")
+    return fields
 
 
 def _json_fields(line: str) -> Mapping[str, Any]:
@@ -175,14 +219,14 @@ def _parsed_json(text: str, field: str | None) -> Any:
         raise InputError(f"is not valid JSON: {error}", field=field) from None
 
 
-def _row(fields: Mapping[str, Any], name: str, number: int) -> Row | BadRow:
+def _row(fields: Mapping[str, Any], name: str, raw: RawRow) -> Row | BadRow:
     try:
         _check_characters(fields)
-        return Row(number, parse_request(fields))
+        return Row(raw.line, parse_request(fields), raw.key)
     except InputError as error:
-        return _bad(error, name, number)
+        return _bad(error, name, raw.line)
     except (RecursionError, ValueError):  # pydantic's serializer calls its own depth limit a ValueError
-        return _bad(InputError("is nested too deeply"), name, number)
+        return _bad(InputError("is nested too deeply"), name, raw.line)
 
 
 def _bad(error: InputError, name: str, number: int, is_header: bool = False) -> BadRow:
@@ -200,8 +244,9 @@ def _check_characters(fields: Mapping[str, Any]) -> None:
 
 
 def _without_bom(lines: Iterable[str]) -> Iterator[str]:
-    for number, line in enumerate(lines):
-        yield line if number else line.removeprefix("\ufeff")
+    rest = iter(lines)
+    first = (line.removeprefix("\ufeff") for line in islice(rest, 1))
+    return chain(first, rest)
 
 
 def _names_of_fields() -> Iterator[tuple[str, str]]:

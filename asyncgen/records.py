@@ -69,6 +69,7 @@ class Want:
     content_key: bytes
     fixed_seed: int | None  # None: the ledger keeps the seed it drew the first time
     item_id: int | None = None  # the item it was recorded as, for a want that comes from the ledger itself
+    row_key: bytes | None = None  # a hash of its row in a prompt file and of all else that decides what the row wants
     spec_json: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ changed in it is saved to the user's folder, from where it is loaded the next ti
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import tempfile
@@ -75,6 +76,11 @@ class StylesRegistry:
         """
         source = path or _usual_file()
         return cls(_read_document(source), source, history_reader)
+
+    @property
+    def digest(self) -> bytes:
+        """A hash (16 bytes) of all its styles and LoRAs as they are now."""
+        return hashlib.blake2b(json.dumps(self._document, sort_keys=True).encode(), digest_size=16).digest()
 
     def get_all_styles(self) -> list[Style]:
         """Every style, in the order of the file."""

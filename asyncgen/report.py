@@ -12,6 +12,7 @@ from pathlib import Path
 from asyncgen.errors import LedgerError
 from asyncgen.lifecycle import OUT, State
 from asyncgen.money import Cost, Use, sum_of
+from asyncgen.records import Batch
 from asyncgen.registry import StyleUse
 from asyncgen.rows import LAST_JOB, MOST_MS
 from asyncgen.schema import VERSION, cure_of, migrate
@@ -60,6 +61,13 @@ def batch_statuses(ledger_path: Path) -> list[BatchStatus]:
     with reading(ledger_path) as connection:
         batches = connection.execute("SELECT id, name, realm, created_at FROM batch ORDER BY id").fetchall()
         return [_batch_status(connection, *batch) for batch in batches]
+
+
+def jobs_out(ledger_path: Path, batch: Batch) -> int:
+    """How many jobs of a batch are at the platform, or on their way. Raises `LedgerError`."""
+    query = f"SELECT count(*) FROM item WHERE batch_id = ? AND state IN ({', '.join('?' * len(OUT))})"  # noqa: S608 - as it says
+    with reading(ledger_path) as connection:
+        return int(connection.execute(query, (batch.id, *OUT)).fetchone()[0])
 
 
 def style_history(ledger_path: Path, style_id: str) -> Sequence[StyleUse]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,6 +24,7 @@ LAST_JOB: Final = "job.id = (SELECT max(id) FROM job WHERE item_id = item.id)"
 #: with it, and for one that was cancelled no longer than it was there. A wall clock that was set back tells nothing.
 MOST_MS: Final = """coalesce(execution_ms, CASE WHEN outcome = 'cancelled' AND ended_at >= submitted_at
     THEN min(job.execution_timeout_ms, (ended_at - submitted_at) * 1000) ELSE job.execution_timeout_ms END)"""
+_WITH_PICTURES: Final = (State.STORED, State.STORING)
 _THIS_JOB: Final = "id = (SELECT max(id) FROM job WHERE item_id = ?)"
 _NEVER_LEARNED: Final = (
     "the process ended while the submission was in the air; whether it was accepted was never learned"
@@ -50,7 +53,8 @@ def settle_in_the_air(connection: sqlite3.Connection, at: float) -> int:
     Of a submission that will never be known; returns how many there were. Of a retry the job's id tells.
     """
     connection.execute("BEGIN IMMEDIATE")
-    found = connection.execute("SELECT id, job_id FROM item WHERE state = ?", (State.SUBMITTING,)).fetchall()
+    query = "SELECT id, job_id FROM item WHERE batch_id IN (SELECT id FROM batch) AND state = ?"  # which has an index
+    found = connection.execute(query, (State.SUBMITTING,)).fetchall()
     submissions = [row["id"] for row in found if row["job_id"] is None]
     failure = Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, _NEVER_LEARNED)
     unknown = {"state": State.UNKNOWN, "state_at": at, "detail": failure.message, **failure_columns(failure)}
@@ -90,9 +94,10 @@ def begin_run(connection: sqlite3.Connection, batch_id: int, at: float) -> int:
 
 
 def end_run(connection: sqlite3.Connection, run_id: int, outcome: str, at: float) -> None:
-    """A run has ended, and what it has seen is forgotten."""
+    """A run has ended, and what it has met is forgotten."""
     connection.execute("UPDATE run SET ended_at = ?, outcome = ? WHERE id = ?", (at, outcome, run_id))
-    connection.execute("DELETE FROM seen WHERE run_id = ?", (run_id,))
+    connection.execute("DELETE FROM met WHERE run_id = ?", (run_id,))
+    connection.execute("DELETE FROM again WHERE run_id = ?", (run_id,))
 
 
 def _row_id(cursor: sqlite3.Cursor) -> int:
@@ -111,48 +116,130 @@ def claim(
     at: float,
 ) -> list[Item]:
     """See `Ledger.claim`; `drawn` are an id and a seed for each want that turns out to be new."""
-    items = []
+    found = _find(connection, batch, run_id, wants)
+    items, first = [], []
     for want, (hex8, seed) in zip(wants, drawn, strict=True):
-        seen_before = 0 if want.item_id is not None else _count_seen(connection, run_id, want.content_key)
+        row = found.by_key.get(want.content_key) if want.item_id is None else found.by_id[want.item_id]
+        again = want.item_id is None and want.content_key in found.met_keys
         one_image = want.fixed_seed is not None or want.request.id is not None
-        occurrence = 0 if one_image else seen_before
-        item = _find(connection, batch, run_id, want, occurrence, in_work)
-        if item is None:
-            assert want.item_id is None  # what comes from the ledger is never recorded again
+        occurrence = 0
+        if again:
+            occurrence = 0 if one_image else _count_again(connection, run_id, want.content_key)
+            row = _row_of(connection, batch, want.content_key, occurrence)
+        if row is None:
             item = _insert(connection, ports, batch, want, occurrence, hex8, seed, at)
             item.run_id = run_id
-        item.repeats = one_image and seen_before > 0
+        else:
+            item = _found_item(connection, row, run_id, want, found.pictures, in_work)
+        item.repeats = again and one_image
         items.append(item)
+        if want.item_id is None and not again:
+            found.met_keys.add(want.content_key)
+            first.append(item.id)
+    _note_met(connection, run_id, first)
     return items
 
 
-def _count_seen(connection: sqlite3.Connection, run_id: int, content_key: bytes) -> int:
-    """How often this run has met the key before, in a table that spills to disk: inputs may have millions of rows."""
+def take_kept(
+    connection: sqlite3.Connection, batch_id: int, run_id: int, row_keys: Sequence[bytes], but: Collection[int] = ()
+) -> dict[bytes, int]:
+    """See `Ledger.take_kept`."""
+    query = (
+        "SELECT row_key, row_images, id FROM item INDEXED BY item_by_row "  # by its state it would read the whole batch
+        "WHERE batch_id = ? AND state = 'stored' AND occurrence = 0 "
+        "AND NOT EXISTS (SELECT 1 FROM met WHERE run_id = ? AND item_id = item.id) AND row_key IN "
+    )
+    cursor = connection.cursor()
+    cursor.row_factory = None  # plain tuples: there may be a million
+    found = [
+        row for row in cursor.execute(query + _places(row_keys), (batch_id, run_id, *row_keys)) if row[2] not in but
+    ]
+    stored = Counter(row_key for row_key, images, _ in found if images > 1)
+    kept = {row_key: images for row_key, images, _ in found if images == 1 or stored[row_key] == images}
+    _note_met(connection, run_id, sorted(item_id for row_key, _, item_id in found if row_key in kept))
+    return kept
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the ledger has of some wants: rows by id where they name one, else by content key (the first occurrence).
+
+    `met_keys` are those that the run has met before, `pictures` those of the items that have some.
+    """
+
+    by_id: dict[int, sqlite3.Row]
+    by_key: dict[bytes, sqlite3.Row]
+    met_keys: set[bytes]
+    pictures: Mapping[int, tuple[StoredPicture, ...]]
+
+
+def _find(connection: sqlite3.Connection, batch: Batch, run_id: int, wants: Sequence[Want]) -> _Found:
+    """In a few statements for all of them: a statement for each took longer than all else that a claim does."""
+    ids = [want.item_id for want in wants if want.item_id is not None]
+    keys = [want.content_key for want in wants if want.item_id is None]
+    query = "SELECT *, NULL AS met_by FROM item WHERE id IN "
+    by_id = {row["id"]: row for row in connection.execute(query + _places(ids), ids)}
+    query = (
+        "SELECT item.*, met.run_id AS met_by FROM item LEFT JOIN met ON met.run_id = ? AND met.item_id = item.id "
+        "WHERE batch_id = ? AND occurrence = 0 AND content_key IN "
+    )
+    found = connection.execute(query + _places(keys), (run_id, batch.id, *keys)).fetchall()
+    by_key = {row["content_key"]: row for row in found}
+    met_keys = {row["content_key"] for row in found if row["met_by"] is not None}
+    stored = [row["id"] for row in (*by_id.values(), *found) if row["state"] in _WITH_PICTURES]
+    return _Found(by_id, by_key, met_keys, _pictures(connection, stored))
+
+
+def _places(values: Sized) -> str:
+    """A list of so many parameters."""
+    return f"({', '.join('?' * len(values))})"
+
+
+def _note_met(connection: sqlite3.Connection, run_id: int, item_ids: Iterable[int]) -> None:
+    connection.executemany("INSERT OR IGNORE INTO met VALUES (?, ?)", [(run_id, item_id) for item_id in item_ids])
+
+
+def _count_again(connection: sqlite3.Connection, run_id: int, content_key: bytes) -> int:
+    """How often this run has met the key after the first time."""
     row = connection.execute(
-        "INSERT INTO seen VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1 RETURNING count",
+        "INSERT INTO again VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1 RETURNING count",
         (run_id, content_key),
     ).fetchone()
-    return int(row[0]) - 1
+    return int(row[0])
 
 
-def _find(
+def _row_of(connection: sqlite3.Connection, batch: Batch, content_key: bytes, occurrence: int) -> sqlite3.Row | None:
+    query = "SELECT * FROM item WHERE batch_id = ? AND content_key = ? AND occurrence = ?"
+    row: sqlite3.Row | None = connection.execute(query, (batch.id, content_key, occurrence)).fetchone()
+    return row
+
+
+def _found_item(
     connection: sqlite3.Connection,
-    batch: Batch,
+    row: sqlite3.Row,
     run_id: int,
     want: Want,
-    occurrence: int,
+    pictures: Mapping[int, tuple[StoredPicture, ...]],
     in_work: Collection[int],
-) -> Item | None:
-    by_key = ("batch_id = ? AND content_key = ? AND occurrence = ?", (batch.id, want.content_key, occurrence))
-    condition, parameters = by_key if want.item_id is None else ("id = ?", (want.item_id,))
-    row = connection.execute(f"SELECT * FROM item WHERE {condition}", parameters).fetchone()  # noqa: S608 - ours
-    if row is None:
-        return None
-    item = item_of(connection, row, run_id)
+) -> Item:
+    item = item_of(connection, row, run_id, pictures.get(row["id"]))
     item.changed = row["fingerprint"] != want.fingerprint or want.fixed_seed not in (None, item.seed)
     if item.changed and item.state is State.WANTED and item.id not in in_work:
         _refresh(connection, item, want)
+    elif row["row_key"] != want.row_key:
+        _note_row(connection, item, want)
     return item
+
+
+def _note_row(connection: sqlite3.Connection, item: Item, want: Want) -> None:
+    """Today's row wants what the item was made with: it need not be planned again. No row wants a picture in memory."""
+    if want.row_key is None:
+        if want.request.save_to_style:
+            return
+    elif item.changed or item.was_delivered:
+        return
+    columns = (want.row_key, want.row_key and want.request.images, item.id)
+    connection.execute("UPDATE item SET row_key = ?, row_images = ? WHERE id = ?", columns)
 
 
 def _refresh(connection: sqlite3.Connection, item: Item, want: Want) -> None:
@@ -172,6 +259,8 @@ def columns_of(want: Want, seed: int) -> dict[str, Any]:
         "fingerprint": want.fingerprint,
         "style_id": want.spec.style_id,
         "seed": str(seed),
+        "row_key": want.row_key,
+        "row_images": want.row_key and want.request.images,
     }
 
 
@@ -190,9 +279,16 @@ def _out(item: Item, submitted_at: float | None) -> Item:
     return item
 
 
-def item_of(connection: sqlite3.Connection, row: sqlite3.Row, run_id: int | None = None) -> Item:
-    """The item of a row of its table, with its pictures."""
+def item_of(
+    connection: sqlite3.Connection,
+    row: sqlite3.Row,
+    run_id: int | None = None,
+    pictures: tuple[StoredPicture, ...] | None = None,
+) -> Item:
+    """The item of a row of its table, with its pictures; None: they are still to be read."""
     code, state = row["failure_code"], State(row["state"])
+    if pictures is None and state in _WITH_PICTURES:
+        pictures = _pictures(connection, [row["id"]]).get(row["id"])
     return Item(
         id=row["id"],
         request_id=row["request_id"],
@@ -206,7 +302,7 @@ def item_of(connection: sqlite3.Connection, row: sqlite3.Row, run_id: int | None
         failure=code and Failure(FailureClass(row["failure_class"]), FailureCode(code), row["failure_message"]),
         execution_timeout_ms=row["execution_timeout_ms"],
         run_id=run_id,
-        pictures=_pictures(connection, row["id"]) if state in (State.STORED, State.STORING) else (),
+        pictures=pictures or (),
     )
 
 
@@ -216,13 +312,14 @@ def want_of(row: sqlite3.Row) -> Want:
     return Want(request, row["replica"], Spec.from_json(row["spec"]), row["content_key"], None)
 
 
-def _pictures(connection: sqlite3.Connection, item_id: int) -> tuple[StoredPicture, ...]:
-    rows = connection.execute(
-        "SELECT number, path, sha256, size_bytes, format, width, height FROM image "
-        "WHERE item_id = ? AND state <> 'superseded' ORDER BY number",
-        (item_id,),
-    )
-    return tuple(StoredPicture(*row) for row in rows)
+def _pictures(connection: sqlite3.Connection, item_ids: Sequence[int]) -> dict[int, tuple[StoredPicture, ...]]:
+    columns = "item_id, number, path, sha256, size_bytes, format, width, height"
+    condition = f"item_id IN {_places(item_ids)} AND state <> 'superseded'"
+    query = f"SELECT {columns} FROM image WHERE {condition} ORDER BY item_id, number"  # noqa: S608 - the names are ours
+    pictures: dict[int, tuple[StoredPicture, ...]] = {}
+    for item_id, *picture in connection.execute(query, item_ids):
+        pictures[item_id] = (*pictures.get(item_id, ()), StoredPicture(*picture))
+    return pictures
 
 
 def _insert(

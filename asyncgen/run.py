@@ -149,6 +149,7 @@ class BatchRun:
         self.workspace, self.batch, self._engine, self._keep_order = workspace, batch, engine, keep_order
         self.statistics = engine.statistics
         self.request_stop = engine.request_stop
+        self.take_kept = engine.take_kept
 
     async def run(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         """See `Engine.run`. The manifest is brought up to date whatever happens."""

@@ -9,13 +9,12 @@ from typing import Final
 from asyncgen import assets
 from asyncgen.errors import LedgerError, LedgerVersionError
 
-VERSION: Final = 2
+VERSION: Final = 3
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # NORMAL may lose acknowledged commits at a power cut: a paid job's id must not be one
     "PRAGMA fullfsync = ON",  # macOS: fsync alone does not reach the platter
     "PRAGMA foreign_keys = ON",
-    "PRAGMA temp_store = FILE",  # `seen` grows with the input, our memory must not
 )
 
 
@@ -29,11 +28,26 @@ def prepare(connection: sqlite3.Connection, output_root: str) -> None:
     for pragma in PRAGMAS:
         connection.execute(pragma)
     migrate(connection)
+    prepare_scratch(connection)
+    _check_output_root(connection, output_root)
+
+
+def prepare_scratch(connection: sqlite3.Connection) -> None:
+    """What a run has met of its batch, in tables that are the connection's own and spill to disk.
+
+    `met`: its items; `again`: how often it has met a key again after that.
+    """
     connection.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS seen (run_id INTEGER, content_key BLOB, count INTEGER, "
+        "PRAGMA temp_store = FILE"
+    )  # inputs may have millions of rows, our memory must not grow with them
+    connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS met (run_id INTEGER, item_id INTEGER, PRIMARY KEY (run_id, item_id)) "
+        "WITHOUT ROWID"
+    )
+    connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS again (run_id INTEGER, content_key BLOB, count INTEGER, "
         "PRIMARY KEY (run_id, content_key)) WITHOUT ROWID"
     )
-    _check_output_root(connection, output_root)
 
 
 def check_identity(connection: sqlite3.Connection) -> None:

@@ -16,8 +16,9 @@ from typing import IO, Any, Final, TypeVar
 from asyncgen.api import ImageGenerator
 from asyncgen.display import Display
 from asyncgen.errors import InputError
-from asyncgen.intake import IndexedWant, Intake
-from asyncgen.prompts import BadRow, PromptFormat, Row, format_of, read_rows
+from asyncgen.intake import BLOCK, IndexedWant, Intake, TakeKept
+from asyncgen.prompts import BadRow, PromptFile, PromptFormat, RawRow, Row, format_of
+from asyncgen.resume import KnownRows, known_rows
 from asyncgen.streams import complain
 
 T = TypeVar("T")
@@ -46,15 +47,18 @@ class Source:
         self._format: PromptFormat = _format(options)
         self.batch_name = "stdin" if self.is_stream else Path(options.file).stem
         self.skipped = 0
+        self._has_id_twice = False
 
-    def validate(self, generator: ImageGenerator, shown: Display) -> int | None:
-        """Count the wanted jobs, planning every row. None, with each bad row told, if any is bad and none may be."""
-        bad: list[InputError] = []
-        intake = Intake(generator.planner, self._options.fields, name=self._name, skip_bad=True, on_bad=bad.append)
-        total = 0
-        with self._open() as rows:
-            for row in rows:
-                total += len(intake.plan(row))
+    def validate(self, generator: ImageGenerator, shown: Display, batch_name: str) -> int | None:
+        """Count the wanted jobs, planning every row that the batch does not know to be there.
+
+        None, with each bad row told, if any is bad and none may be.
+        """
+        with known_rows(generator.ledger_path, batch_name) as known:
+            try:
+                total, bad = self._look_through(generator, known)
+            except _IdTwiceError:  # where, only who reads every row can tell
+                total, bad = self._look_through(generator, None)
         self.skipped = len(bad)
         for error in bad[:_MOST_BAD_ROWS_SHOWN]:
             complain(str(error))
@@ -70,8 +74,28 @@ class Source:
             return None
         return total
 
-    async def chunks(self, generator: ImageGenerator) -> AsyncGenerator[list[IndexedWant], None]:
-        """The planned rows, read lazily. A stream's bad rows are told as they come, if they may be skipped."""
+    def _look_through(self, generator: ImageGenerator, known: KnownRows | None) -> tuple[int, list[InputError]]:
+        """The number of wanted jobs, and what is wrong with the bad rows."""
+        bad: list[InputError] = []
+        intake = Intake(generator.planner, self._options.fields, name=self._name, skip_bad=True, on_bad=bad.append)
+        total = 0
+        with self._open(generator) as file:
+            while block := list(islice(file.rows, BLOCK)):
+                kept = {} if known is None else known.take([row.key for row in block if isinstance(row, RawRow)])
+                total += sum(kept.values())
+                for row in block:
+                    if not (isinstance(row, RawRow) and kept.pop(row.key, 0)):
+                        total += _count_planned(intake, file.parse(row), known)
+            self._has_id_twice = file.has_id_twice
+        return total, bad
+
+    async def chunks(
+        self, generator: ImageGenerator, take_kept: TakeKept | None
+    ) -> AsyncGenerator[list[IndexedWant], None]:
+        """The planned rows, read lazily. A stream's bad rows are told as they come, if they may be skipped.
+
+        Rows of a file that `take_kept` takes are left out; None: it takes none.
+        """
 
         def tell(error: InputError) -> None:
             self.skipped += 1
@@ -86,8 +110,12 @@ class Source:
             on_bad=tell if self.is_stream else None,
         )
         ports = generator.workspace.ports
-        with self._open() as rows:
-            planned = intake.of_prompts(_arriving(rows), ports) if self.is_stream else intake.of_rows(rows, ports)
+        with self._open(generator) as file:
+            if self.is_stream:
+                planned = intake.of_prompts(_arriving(map(file.parse, file.rows)), ports)
+            else:
+                # A row that is left out because its id comes twice must be found by its id.
+                planned = intake.of_rows(file.rows, file.parse, ports, None if self._has_id_twice else take_kept)
             async with aclosing(planned) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -97,25 +125,52 @@ class Source:
         return "stdin" if self.is_stream else self._options.file
 
     @contextmanager
-    def _open(self) -> Iterator[Iterator[Row | BadRow]]:
-        with _opened(self._options.file) as lines:
-            rows = _with_own_ids(read_rows(lines, self._format, self._name), self._name)
-            yield rows if self._options.limit is None else islice(rows, self._options.limit)
+    def _open(self, generator: ImageGenerator) -> Iterator[_OpenFile]:
+        with _opened(self._options.file) as lines, closing(_ids_table()) as ids:
+            digest = generator.digest(self._options.fields)
+            yield _OpenFile(PromptFile(lines, self._format, self._name, digest), self._name, self._options.limit, ids)
 
 
-def _with_own_ids(rows: Iterator[Row | BadRow], name: str) -> Iterator[Row | BadRow]:
-    """The rows, bad ones where an id comes twice or no file is wanted. Ids are kept in a table that spills to disk."""
-    with closing(sqlite3.connect("", check_same_thread=False)) as connection:  # rows are read by one thread at a time
-        connection.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
-        insert = "INSERT OR IGNORE INTO seen VALUES (?)"
-        for row in rows:
-            own_id = row.request.id if isinstance(row, Row) else None
-            if own_id is not None and connection.execute(insert, (own_id,)).rowcount == 0:
-                yield _bad_row(row.line, name, "id", "this id is used twice")
-            elif isinstance(row, Row) and not row.request.save_to_style:
-                yield _bad_row(row.line, name, "save_to_style", "a picture in memory can only be had from Python")
-            else:
-                yield row
+class _OpenFile:
+    """The rows of an open file, up to its limit. `has_id_twice`: an id has come twice in those that were parsed."""
+
+    def __init__(self, file: PromptFile, name: str, limit: int | None, ids: sqlite3.Connection) -> None:
+        self.rows = file.rows() if limit is None else islice(file.rows(), limit)
+        self._file, self._name, self._ids = file, name, ids
+        self.has_id_twice = False
+
+    def parse(self, raw: RawRow | BadRow) -> Row | BadRow:
+        """The request of a row, a bad row where an id comes twice or no file is wanted."""
+        row = self._file.parse(raw)
+        if isinstance(row, BadRow):
+            return row
+        if row.request.id is not None and not self._is_new(row.request.id):
+            self.has_id_twice = True
+            return _bad_row(row.line, self._name, "id", "this id is used twice")
+        if not row.request.save_to_style:
+            return _bad_row(row.line, self._name, "save_to_style", "a picture in memory can only be had from Python")
+        return row
+
+    def _is_new(self, own_id: str) -> bool:
+        return self._ids.execute("INSERT OR IGNORE INTO seen VALUES (?)", (own_id,)).rowcount > 0
+
+
+class _IdTwiceError(Exception):
+    """A row has the id of one that was not read because its image is there. Never leaves this file."""
+
+
+def _count_planned(intake: Intake, row: Row | BadRow, known: KnownRows | None) -> int:
+    wants = [indexed.want for indexed in intake.plan(row)]
+    if known is not None and wants and wants[0].request.id is not None and known.meet(wants[0].content_key):
+        raise _IdTwiceError
+    return len(wants)
+
+
+def _ids_table() -> sqlite3.Connection:
+    """Ids are kept in a table that spills to disk."""
+    connection = sqlite3.connect("", check_same_thread=False)  # rows are parsed by one thread at a time
+    connection.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+    return connection
 
 
 def _bad_row(line: int, name: str, field: str, message: str) -> BadRow:

@@ -24,6 +24,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], Report]]] = {
     "overhead": overhead.run,
     "start": start.run,
     "lanes": lanes.run,
+    "resume": resume.run,
 }
 #: Runs for as long as it is told to, and only when it is named.
 SOAK: Final = "soak"

@@ -29,6 +29,7 @@ from support import (
 from asyncgen.endpoint import Pace
 from asyncgen.engine import Engine
 from asyncgen.errors import InputError, RunPausedError, StoreError
+from asyncgen.intake import IndexedWant
 from asyncgen.job import Job
 from asyncgen.money import Label, Price, Use
 from asyncgen.records import SANDBOX
@@ -434,7 +435,7 @@ async def test_a_run_that_is_cancelled_is_recorded_as_ended_and_forgets_what_it_
     async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
         with anyio.CancelScope() as scope:
             await parts.engine(concurrency=4).run(parts.chunks(prompts(40)), deliver)
-        seen = await parts.ledger.transact(lambda connection: connection.execute("SELECT * FROM seen").fetchall())
+        seen = await parts.ledger.transact(lambda connection: connection.execute("SELECT * FROM met").fetchall())
         runs = await parts.ledger.transact(lambda connection: connection.execute("SELECT outcome FROM run").fetchall())
     assert (seen, [tuple(run) for run in runs]) == ([], [("cancelled",)])
 
@@ -453,6 +454,36 @@ async def left_out(parts: Wired, count: int) -> None:
 
 async def ignore(result: ImageResult) -> None:
     """For tests that look at the ledger."""
+
+
+async def test_what_an_earlier_run_left_out_is_not_looked_up_as_kept_when_it_has_landed(tmp_path: Path) -> None:
+    """It is made by this run: counted as kept too, it would be two."""
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
+        await left_out(parts, 1)
+        note = "UPDATE item SET row_key = x'01', row_images = 1"
+        await parts.ledger.transact(lambda connection: connection.execute(note))
+        engine = parts.engine()
+
+        async def chunks() -> AsyncIterator[list[IndexedWant]]:
+            await eventually(lambda: states(tmp_path) == {"stored": 1})
+            assert await engine.take_kept([b"\x01"]) == {}
+            async for chunk in parts.chunks(prompts(1)):
+                yield chunk
+            assert await engine.take_kept([b"\x01"]) == {}, "it has been claimed"
+
+        await engine.run(chunks(), ignore)
+        assert (engine.statistics.wanted, engine.statistics.made, engine.statistics.kept) == (1, 1, 0)
+        again = parts.engine()
+
+        async def looked_up() -> AsyncIterator[list[IndexedWant]]:
+            assert await again.take_kept([b"\x01", b"\x02"]) == {b"\x01": 1}
+            assert await again.take_kept([b"\x01"]) == {}, "each row is taken once"
+            nothing: list[list[IndexedWant]] = []
+            for chunk in nothing:
+                yield chunk
+
+        await again.run(looked_up(), ignore)
+        assert (again.statistics.wanted, again.statistics.kept) == (1, 1)
 
 
 async def test_what_an_earlier_run_left_out_is_counted_though_the_input_no_longer_names_it(tmp_path: Path) -> None:

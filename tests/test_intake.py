@@ -15,7 +15,7 @@ from parts import PLANNER, Desk, desk
 
 from asyncgen.errors import InputError
 from asyncgen.intake import IndexedWant, Intake, Prompts
-from asyncgen.prompts import read_rows
+from asyncgen.prompts import PromptFile, read_rows
 from asyncgen.records import RecordedWant
 from asyncgen.request import ImageRequest, parse_request
 
@@ -182,9 +182,9 @@ def test_a_header_that_cannot_be_read_is_not_skipped() -> None:
 
 @pytest.mark.anyio
 async def test_a_prompt_file_is_read_in_chunks_of_at_most_32(tmp_path: Path) -> None:
-    rows = read_rows([f"fox {number}\n" for number in range(70)], "txt", "list.txt")
+    file = PromptFile([f"fox {number}\n" for number in range(70)], "txt", "list.txt")
     async with desk(tmp_path) as at:
-        chunks = [chunk async for chunk in Intake(PLANNER).of_rows(rows, at.ports)]
+        chunks = [chunk async for chunk in Intake(PLANNER).of_rows(file.rows(), file.parse, at.ports)]
     assert [len(chunk) for chunk in chunks] == [32, 32, 6]
     assert indexes(chunks) == list(range(70))
 

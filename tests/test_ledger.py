@@ -560,7 +560,7 @@ def resident_bytes() -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 async def test_memory_stays_flat_however_many_wants_a_run_has_seen(tmp_path: Path) -> None:
     def see(first: int) -> Callable[[sqlite3.Connection], Any]:
-        statement = "INSERT INTO seen VALUES (1, ?, 1)"
+        statement = "INSERT INTO again VALUES (1, ?, 1)"
         keys = ((number.to_bytes(16, "big"),) for number in range(first, first + 100_000))
         return lambda connection: connection.executemany(statement, keys)
 
@@ -579,7 +579,7 @@ async def test_a_run_that_has_ended_leaves_nothing_in_memory_of_what_it_saw(tmp_
         other = await at.ledger.begin_run(at.batch)
         await at.ledger.claim(at.batch, other, [want()])
         await at.ledger.end_run(at.run_id, "ended")
-        seen = await at.ledger.transact(lambda connection: connection.execute("SELECT run_id FROM seen").fetchall())
+        seen = await at.ledger.transact(lambda connection: connection.execute("SELECT run_id FROM met").fetchall())
         assert [tuple(row) for row in seen] == [(other,)]
 
 

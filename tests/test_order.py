@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -97,7 +98,8 @@ def test_models_are_changed_less_often_than_loras() -> None:
 
 def test_the_same_lora_at_another_strength_and_the_same_ones_in_another_order_are_other_things_to_load() -> None:
     """ComfyUI patches a model anew for each of them."""
-    first, second = ({"lora_name": name, "character_loras": ("other",)} for name in ("one", "two"))
+    first: dict[str, Any] = {"lora_name": "one", "character_loras": ("other",)}
+    second: dict[str, Any] = {"lora_name": "two", "character_loras": ("other",)}
     alike = needs_of(want("a fox", **first).spec)
     assert needs_of(want("a cat", seed=7, steps=3, **first).spec) == alike
     assert needs_of(want("a fox", **first, character_lora_strength=0.3).spec) != alike
