@@ -11,7 +11,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     repair                    an output root made true again, for `asyncgen verify --repair`
     run                       the composition root: wires everything below together
     engine                    bounded fan-out: claims, starts, hands on, stops
-    job                       one image, from the wish for it to the file
+    job, slots                one image, from the wish for it to the file; how many jobs are out
     allowance                 what a run may still buy, and on which terms
     story                     one image's story, for `asyncgen why`
     verify, rebuild, salvage  what is wrong with an output root; a new ledger for a damaged one
@@ -28,6 +28,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     plan, workflow, template  from a request to a graph
     order                     which images are started one after the other
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
+    concurrency               the rule of `slots`
     styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, lifting, diagnosis, request, records,
     lifecycle, manifest_lines, documents, errors
                               pure, as the line above: values in, values out

@@ -72,9 +72,20 @@ class Allowance:
         """In the order they stopped."""
         return tuple(self._lanes.stopped.values())
 
+    @property
+    def out(self) -> int:
+        """Jobs in work that are at the platform, or on their way to it or from it."""
+        return self._in_work - self.budget.waiting
+
+    @property
+    def most_out(self) -> int | None:
+        """As many jobs as can be fetched before they expire; None while it is not known how fast that goes."""
+        rate = self._results_per_second()
+        return None if rate is None else most_out(rate)
+
     async def wait_fetchable(self, stop: Stop) -> None:
         """Return once so few jobs are out that all could be fetched before they expire. Raises `StoppedError`."""
-        while (rate := self._results_per_second()) is not None and self._out >= most_out(rate):
+        while (most := self.most_out) is not None and self.out >= most:
             with stop.interruptible():
                 await self._next_end()
 
@@ -151,7 +162,7 @@ class Allowance:
         timeout_ms = self._longest_timeout_ms
         if self.budget.cap_usd is not None:  # without a cap a slow job is better than one cut off
             timeout_ms = self._forecast.execution_timeout_ms(spec)
-        return Terms(self.endpoint, timeout_ms, self._forecast.ttl_ms(self._out, timeout_ms), self._usd_per_second)
+        return Terms(self.endpoint, timeout_ms, self._forecast.ttl_ms(self.out, timeout_ms), self._usd_per_second)
 
     def _reserved(self, spec: Spec) -> Terms | None:
         """The terms of one job, if what it can cost fits now. Raises `BudgetReachedError` where it never will."""
@@ -162,10 +173,6 @@ class Allowance:
         if self.budget.is_reached(usd):
             raise BudgetReachedError(self._budget_text(usd))
         return None
-
-    @property
-    def _out(self) -> int:
-        return self._in_work - self.budget.waiting
 
     def _learn(self, spec: Spec, failure: Failure | None, timing: Timing, terms: Terms | None) -> None:
         """Jobs that fail may do so at once, and say nothing of how long good ones take; one that was cut off does."""

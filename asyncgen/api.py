@@ -30,7 +30,7 @@ from asyncgen.report import style_history
 from asyncgen.request import KEY_VERSION, ImageRequest
 from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun, Target, Workspace, new_planner, open_run, open_target
-from asyncgen.settings import Settings, load_settings
+from asyncgen.settings import Concurrency, Settings, load_settings
 from asyncgen.template import Template
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class ImageGenerator:
         prompts: Prompts,
         *,
         batch: str | None = None,
-        concurrency: int | None = None,
+        concurrency: Concurrency | None = None,
         retry_failed: bool = False,
         rebuy_changed: bool = False,
         keep_order: bool | None = None,
@@ -160,7 +160,7 @@ class ImageGenerator:
         prompts: Prompts,
         *,
         batch: str | None = None,
-        concurrency: int | None = None,
+        concurrency: Concurrency | None = None,
         retry_failed: bool = False,
         rebuy_changed: bool = False,
         keep_order: bool | None = None,
@@ -250,7 +250,7 @@ class ImageGenerator:
     async def open_run(
         self,
         batch: str | None,
-        concurrency: int | None = None,
+        concurrency: Concurrency | None = None,
         *,
         new_set: bool = False,
         retry_failed: bool = False,

@@ -65,7 +65,9 @@ ModelUrl = Annotated[
     list[str] | None,
     typer.Option("--model-url", help="NAME=URL of a LoRA file that workers may download; may be given several times."),
 ]
-Concurrency = Annotated[int | None, typer.Option("--concurrency", help="Jobs out at the same time. [default: 64]")]
+Concurrency = Annotated[
+    str | None, typer.Option("--concurrency", metavar="N|auto", help="Jobs out at the same time. [default: auto]")
+]
 KeepOrder = Annotated[
     bool, typer.Option("--keep-order", help="Start images in the file's order, not grouped by model and LoRAs.")
 ]

@@ -188,7 +188,8 @@ def progress_line(moment: Moment) -> str:
     parts = [f"{statistics.made + statistics.kept + statistics.repeated}{total} done", f"{statistics.failed} failed"]
     if statistics.held:
         parts.append(f"{statistics.held} held")
-    parts.append(f"{statistics.out} in flight")
+    of_target = "" if statistics.target is None else f" of {statistics.target}"
+    parts.append(f"{statistics.out}{of_target} in flight")
     if statistics.waiting:
         parts.append(f"{statistics.waiting} waiting for the budget")
     if moment.queued is not None:

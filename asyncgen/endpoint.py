@@ -289,6 +289,16 @@ class Endpoint:
             )
         return True
 
+    @property
+    def lag_seconds(self) -> float:
+        """How late the end of a job may be noticed, at the worst."""
+        return self._pace.polling_interval_max_seconds
+
+    @property
+    def run_refusals(self) -> int:
+        """How often `/run` or `/retry` has been answered 429 so far."""
+        return self._run_gate.refusals
+
     # -- other verbs ---------------------------------------------------------------------------------------------
 
     async def health(self) -> Health | Transient | Rejected:

@@ -15,6 +15,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from asyncgen import logs
+from asyncgen.concurrency import FEWEST_OUT, AutoConcurrency
+from asyncgen.endpoint import Endpoint
 from asyncgen.errors import (
     AsyncgenError,
     BudgetReachedError,
@@ -31,6 +33,7 @@ from asyncgen.lifecycle import FAILURES, State
 from asyncgen.money import Budget, Price, Spending
 from asyncgen.records import Batch, Item
 from asyncgen.results import ImageResult, result_of
+from asyncgen.slots import Slots, WorkerWatch
 from asyncgen.stopping import Stop, StoppedError
 
 log = logging.getLogger(__name__)
@@ -43,9 +46,9 @@ _SLEPT_SECONDS: Final = 60.0  # the wall clock may be set by less
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """How many jobs are kept out, and what a run does with what an earlier one left."""
+    """How many jobs are kept out (None: what the workers need), and what a run does with what an earlier one left."""
 
-    concurrency: int
+    concurrency: int | None
     retry_failed: bool = False
     rebuy_changed: bool = False
 
@@ -54,7 +57,8 @@ class Choices:
 class Statistics:
     """Counts of one run so far. `in_work` are jobs being worked on now; `spending` is what those that ended have cost.
 
-    `price` None: not known. `unknown_usd` is what settling one held submission can cost at the most.
+    `target` is how many jobs are to be out, None where that is a fixed number. `price` None: not known. `unknown_usd`
+    is what settling one held submission can cost at the most.
 
     `wanted` = `kept` + `repeated` + `made` + `failed` + `held` + `cancelled` + `pending`, once the run has ended.
     """
@@ -70,6 +74,7 @@ class Statistics:
     held: int = 0
     cancelled: int = 0
     in_work: int = 0
+    target: int | None = None
     pictures: int = 0
     input_ended: bool = False
     spending: Spending = field(default_factory=Spending)
@@ -100,7 +105,6 @@ class _Flight:
 
     job: Job
     places: list[int]
-    holds_place: bool = True
 
 
 class Engine:
@@ -109,9 +113,11 @@ class Engine:
     def __init__(self, bench: Workbench, batch: Batch, choices: Choices) -> None:
         self._bench, self._batch, self._choices = bench, batch, choices
         self._allowance = bench.allowance
-        if not isinstance(choices.concurrency, int) or choices.concurrency < 1:
-            raise InputError(f"must be a whole number from 1, not {choices.concurrency!r}", field="concurrency")
-        self._limiter = anyio.Semaphore(choices.concurrency)
+        fixed = choices.concurrency
+        if fixed is not None and (not isinstance(fixed, int) or fixed < 1):
+            raise InputError(f"must be a whole number from 1, or 'auto', not {fixed!r}", field="concurrency")
+        self._auto = self._new_auto() if fixed is None else None
+        self._slots = Slots(FEWEST_OUT if fixed is None else fixed)
         self._run_id = 0
         self._flights: dict[int, _Flight] = {}
         # What landed since the last claim: claimed items of that chunk may still say otherwise.
@@ -148,6 +154,8 @@ class Engine:
 
     async def _work(self, run_id: int, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         async with anyio.create_task_group() as watching:
+            if self._auto is not None:
+                watching.start_soon(self._watch_workers, self._auto)
             if self._bench.policy.cancel_on_stop:
                 watching.start_soon(self._cancel_when_stopped, watching)
             async with anyio.create_task_group() as tasks:
@@ -199,15 +207,8 @@ class Engine:
         for item, want in await self._bench.ledger.items_out(self._batch, run_id):
             self.statistics.reattached += 1
             self._reattached.add(item.id)
-            self._launch(tasks, _Flight(Job(self._bench, item, want, self.stop), [], self._takes_a_place()), deliver)
-
-    def _takes_a_place(self) -> bool:
-        """What is out already needs no leave to be: it takes a place if there is one, and keeps new jobs waiting."""
-        try:
-            self._limiter.acquire_nowait()
-        except anyio.WouldBlock:
-            return False
-        return True
+            self._slots.take_beyond()  # which keeps new jobs waiting
+            self._launch(tasks, _Flight(Job(self._bench, item, want, self.stop), []), deliver)
 
     async def _take_in(
         self, tasks: TaskGroup, run_id: int, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver
@@ -243,7 +244,7 @@ class Engine:
             await deliver(result_of(wanted.index, item, wanted.want, root, repeats=item.repeats, not_sent=not_sent))
         else:
             with self.stop.interruptible():
-                await self._limiter.acquire()
+                await self._slots.take()
             await self._allowance.wait_fetchable(self.stop)
             flight = _Flight(Job(self._bench, item, wanted.want, self.stop), [wanted.index])
             self._launch(tasks, flight, deliver)
@@ -290,11 +291,11 @@ class Engine:
             del self._flights[job.item.id]
             self._count_in_work(-1)
         self._landed[job.item.id] = flight
+        self._note_drain(job)
         self._report(job)
         for number, place in enumerate(tuple(flight.places)):  # who names it from now on is handed it by `_take`
             await self._hand_on(flight, place, deliver, repeated=number > 0)
-        if flight.holds_place:
-            self._limiter.release()
+        self._slots.give_back()
 
     def _notice_sleep(self) -> None:
         """Only the wall clock goes on while a machine sleeps; jobs that ended meanwhile may have expired."""
@@ -370,6 +371,28 @@ class Engine:
                 statistics.cancelled += 1
             case State.FAILED | State.GIVEN_UP | State.LOST:
                 statistics.failed += 1
+
+    # -- how many ------------------------------------------------------------------------------------------------
+
+    def _new_auto(self) -> AutoConcurrency:
+        return AutoConcurrency(self._bench.ports.clock.now(), self._endpoint.lag_seconds)
+
+    @property
+    def _endpoint(self) -> Endpoint:
+        """Where new jobs go."""
+        return self._bench.endpoint_at(self._allowance.endpoint)
+
+    async def _watch_workers(self, auto: AutoConcurrency) -> None:
+        clock = self._bench.ports.clock
+        await WorkerWatch(clock, self._endpoint, self._allowance, auto, self._resize).run()
+
+    def _resize(self, total: int) -> None:
+        self.statistics.target = total
+        self._slots.resize(total)
+
+    def _note_drain(self, job: Job) -> None:
+        if self._auto is not None and job.timing.execution_ms is not None:
+            self._auto.note_end(self._bench.ports.clock.now(), job.timing.execution_ms / 1000)
 
     # -- stopping ------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,15 @@ from asyncgen.ports import Ports
 
 
 class Gate:
-    """Admits the requests of one operation: so many in 10 s, so many at once. `async with` enters and leaves."""
+    """Admits the requests of one operation: so many in 10 s, so many at once. `async with` enters and leaves.
+
+    `refusals` counts its 429s.
+    """
 
     def __init__(self, ports: Ports, per_window: float, at_once: int) -> None:
         self._ports, self._bucket = ports, TokenBucket(max(1.0, per_window))
         self._limiter = anyio.CapacityLimiter(max(1, at_once))
+        self.refusals = 0
 
     async def enter(self) -> None:
         """Wait for a place and for a token, if need be. Every `enter` that returns needs a `leave`."""
@@ -42,4 +46,5 @@ class Gate:
 
     def slow_down(self, retry_after_seconds: float | None) -> None:
         """The platform answered 429."""
+        self.refusals += 1
         self._bucket.slow_down(self._ports.clock.now(), retry_after_seconds)

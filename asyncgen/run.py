@@ -47,7 +47,7 @@ from asyncgen.ports import Ports, Transport, TransportError
 from asyncgen.prices import find_price
 from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM, SANDBOX, Batch
-from asyncgen.settings import RUNPOD_BASE_URL, Settings, user_folder
+from asyncgen.settings import AUTO, RUNPOD_BASE_URL, Concurrency, Settings, user_folder
 from asyncgen.store import Store, cannot_write
 from asyncgen.system import real_ports
 from asyncgen.transport import AiohttpTransport, aiohttp_transport
@@ -190,12 +190,13 @@ async def open_run(
     planner: Planner,
     batch: Batch,
     *,
-    concurrency: int | None = None,
+    concurrency: Concurrency | None = None,
     retry_failed: bool = False,
     rebuy_changed: bool = False,
     keep_order: bool | None = None,
 ) -> BatchRun:
     """A run over `batch` that sends what is new to `target`. Concurrency and order None: the settings'."""
+    concurrency = settings.concurrency if concurrency is None else concurrency
     pace = pace_of(settings)
     policy = Policy(
         batch_name=batch.name,
@@ -214,7 +215,7 @@ async def open_run(
         policy=policy,
     )
     choices = Choices(
-        settings.concurrency if concurrency is None else concurrency,
+        None if concurrency == AUTO else concurrency,
         retry_failed=retry_failed,
         rebuy_changed=rebuy_changed,
     )

@@ -32,6 +32,9 @@ def _env(name: str, default: Any, description: str, **limits: Any) -> Any:
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+AUTO: Final = "auto"
+#: Jobs out at the same time: a number from 1, or as many as the workers need.
+Concurrency = int | Literal["auto"]
 
 
 class Settings(BaseSettings):
@@ -79,7 +82,11 @@ class Settings(BaseSettings):
     workflow: str = _env("ASYNCGEN_WORKFLOW", "normal_image_v4_workflow", "Workflow name, or path to a graph file.")
 
     # how hard to work
-    concurrency: Count = _env("ASYNCGEN_CONCURRENCY", 64, "Jobs out at the same time.")
+    concurrency: Concurrency = _env(
+        "ASYNCGEN_CONCURRENCY",
+        AUTO,
+        "Jobs out at the same time, queued ones included: a number, or `auto`, which keeps every worker busy.",
+    )
     keep_order: bool = _env(
         "ASYNCGEN_KEEP_ORDER",
         False,
@@ -186,6 +193,14 @@ class Settings(BaseSettings):
     max_result_bytes: Annotated[int, Field(ge=1024)] = _env(
         "ASYNCGEN_MAX_RESULT_BYTES", 64 * 1024 * 1024, "Bytes of one downloaded picture at the most."
     )
+
+    @field_validator("concurrency", mode="before")
+    @classmethod
+    def _concurrency_is_a_count(cls, value: object) -> object:
+        text = str(value).strip().lower()
+        if text == AUTO or (text.isascii() and text.isdigit() and int(text) >= 1):
+            return text if text == AUTO else int(text)
+        raise ValueError("must be a whole number from 1, or auto")
 
     @field_validator("endpoint_base_url", "management_url")
     @classmethod

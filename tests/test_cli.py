@@ -759,7 +759,7 @@ def test_a_log_may_be_json_with_the_request_id_of_each_job(inside: Cli, tmp_path
 def test_a_terminal_gets_a_live_line(sandbox: Remote, endpoint: str, tmp_path: Path) -> None:
     with sandbox_in_a_thread(execution="fixed:600", workers=2) as slow:
         text = on_a_terminal(tmp_path, slow, "batch", write(tmp_path / "p.txt", prompts(4)), *SIZE)
-    assert re.search(r"\d/4 done · 0 failed · \d in flight · \d queued · [\d.]+ images/s", text)
+    assert re.search(r"\d/4 done · 0 failed · \d of \d+ in flight · \d queued · [\d.]+ images/s", text)
     assert "GPU" in text
     assert "━" in text
     assert "4 wanted: 4 new, 0 kept" in text

@@ -89,7 +89,7 @@ def test_arguments_win_over_environment_over_dot_env_over_default(monkeypatch: p
             monkeypatch.setenv("ASYNCGEN_CONCURRENCY", "3")
         overrides = {"concurrency": 4} if step == "option" else {}
         sources.append((load_settings(**overrides).concurrency, source_of("concurrency", overrides)))
-    assert sources == [(64, "default"), (2, ".env"), (3, "environment"), (4, "option")]
+    assert sources == [("auto", "default"), (2, ".env"), (3, "environment"), (4, "option")]
 
 
 def test_an_argument_of_none_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ def test_every_setting_is_described_and_says_its_unit(field: str) -> None:
 
 
 def test_every_number_carries_a_unit_or_counts_something() -> None:
-    counts = {"concurrency", "downloads_at_once", "max_polling_attempts", "max_attempts", "lane_faults"}
+    counts = {"downloads_at_once", "max_polling_attempts", "max_attempts", "lane_faults"}
     numbers = {name for name, info in Settings.model_fields.items() if type(info.default) in (int, float)}
     assert {n for n in numbers if not n.endswith(("_seconds", "_bytes", "_rate", "_share"))} == counts
 

@@ -207,12 +207,12 @@ MUTANTS = (
     ),
     Mutant(
         "concurrency not limited", "more jobs are out than the owner allowed", "engine.py",
-        "        self._limiter = anyio.Semaphore(choices.concurrency)",
-        "        self._limiter = anyio.Semaphore(choices.concurrency + 1)",
+        "        self._slots = Slots(FEWEST_OUT if fixed is None else fixed)",
+        "        self._slots = Slots(FEWEST_OUT if fixed is None else fixed + 1)",
     ),
     Mutant(
         "place not given back", "the run waits for ever", "engine.py",
-        "        if flight.holds_place:\n            self._limiter.release()\n", "",
+        "        self._slots.give_back()\n", "",
     ),
     Mutant(
         "stop not heard", "the run goes on buying after Ctrl-C", "stopping.py",
