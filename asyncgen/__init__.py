@@ -19,7 +19,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     resume                    what the ledger knows of a prompt file already
     endpoint, gate            submit, wait, cancel, health, backoff; so many requests in 10 s and at once
     prices                    what a second of a worker costs
-    locking                   one process owns an output root
+    locking, sharing          one process owns an output root; runs of one user share an endpoint's limits
     lookahead                 the input read ahead, and ordered
     ledger, store, intake     durable state, files, prompts in
     rows, schema              the ledger's SQL, and its file

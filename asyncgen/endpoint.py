@@ -57,6 +57,7 @@ B = TypeVar("B", bound=Accepted | Refused | Unknown | Rejected | Missing)
 #: (RunPod's own client retries it over about 31 s).
 MISSING_GRACE_SECONDS: Final = 35.0
 _MAX_RUN_AT_ONCE: Final = 200  # the platform's limits on requests at once
+_MAX_STATUS_AT_ONCE: Final = 400
 _MAX_CANCEL_AT_ONCE: Final = 20
 _RUNSYNC_RATE: Final = 2000  # requests per 10 s
 _MAX_RUNSYNC_AT_ONCE: Final = 400
@@ -119,16 +120,31 @@ class _Wait:
 
 
 class Endpoint:
-    """All verbs of one endpoint. They raise `RunPausedError` once nothing has answered for `unreachable_seconds`."""
+    """All verbs of one endpoint. They raise `RunPausedError` once nothing has answered for `unreachable_seconds`.
 
-    def __init__(self, ports: Ports, address: EndpointAddress, api_key: str, pace: Pace) -> None:
+    `sharers` tells how many use the endpoint's limits now, this one included.
+    """
+
+    def __init__(
+        self,
+        ports: Ports,
+        address: EndpointAddress,
+        api_key: str,
+        pace: Pace,
+        sharers: Callable[[], int] = lambda: 1,
+    ) -> None:
         self._ports, self.address, self._api_key, self._pace = ports, address, api_key, pace
-        share = pace.rate_share
-        self._run_gate = Gate(ports, pace.run_rate * share, int(_MAX_RUN_AT_ONCE * share))
+        self._sharers = sharers
+
+        def gate(per_window: float, at_once: int, own_at_once: int | None = None) -> Gate:
+            share = pace.rate_share
+            return Gate(ports, per_window * share, at_once * share, sharers, own_at_once)
+
+        self._run_gate = gate(pace.run_rate, _MAX_RUN_AT_ONCE)
         # a status reply may carry pictures: this gate is what keeps memory and the loop's delay low
-        self._status_gate = Gate(ports, pace.status_rate * share, pace.downloads_at_once)
-        self._runsync_gate = Gate(ports, _RUNSYNC_RATE * share, int(_MAX_RUNSYNC_AT_ONCE * share))
-        self._cancel_gate = Gate(ports, pace.cancel_rate * share, int(_MAX_CANCEL_AT_ONCE * share))
+        self._status_gate = gate(pace.status_rate, _MAX_STATUS_AT_ONCE, pace.downloads_at_once)
+        self._runsync_gate = gate(_RUNSYNC_RATE, _MAX_RUNSYNC_AT_ONCE)
+        self._cancel_gate = gate(pace.cancel_rate, _MAX_CANCEL_AT_ONCE)
         self._result_seconds: float | None = None
         self._silent_since: float | None = None
         self._failed_at = -math.inf
@@ -258,7 +274,8 @@ class Endpoint:
         if not self._result_seconds:
             return None
         pace = self._pace
-        return min(pace.downloads_at_once / self._result_seconds, pace.status_rate * pace.rate_share / WINDOW_SECONDS)
+        polls_per_second = pace.status_rate * pace.rate_share / WINDOW_SECONDS / self._sharers()
+        return min(pace.downloads_at_once / self._result_seconds, polls_per_second)
 
     def _poll_pause(self, wait: _Wait, state: RetryCallState) -> float:
         outcome = _outcome_of(state)

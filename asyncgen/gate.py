@@ -1,6 +1,8 @@
-"""The gate that all requests of one operation go through: so many in 10 s, so many at once."""
+"""The gate that all requests of one operation go through: so many in 10 s, so many at once, shared with other runs."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import anyio
 
@@ -12,27 +14,63 @@ class Gate:
     """Admits the requests of one operation: so many in 10 s, so many at once. `async with` enters and leaves.
 
     `refusals` counts its 429s.
+
+    Both limits are divided by `sharers()`, how many use the endpoint now. `own_at_once` is a limit of ours on requests
+    at once, which concerns nobody else.
     """
 
-    def __init__(self, ports: Ports, per_window: float, at_once: int) -> None:
-        self._ports, self._bucket = ports, TokenBucket(max(1.0, per_window))
-        self._limiter = anyio.CapacityLimiter(max(1, at_once))
+    def __init__(
+        self,
+        ports: Ports,
+        per_window: float,
+        at_once: float,
+        sharers: Callable[[], int],
+        own_at_once: int | None = None,
+    ) -> None:
+        self._ports, self._per_window, self._at_once = ports, per_window, at_once
+        self._sharers, self._own_at_once = sharers, own_at_once
+        self._shared_by = sharers()
+        self._bucket = TokenBucket(self._share_per_window)
+        self._limiter = anyio.CapacityLimiter(self._share_at_once)
+        self._turn = anyio.Lock(fast_acquire=True)
         self.refusals = 0
+
+    @property
+    def _share_per_window(self) -> float:
+        return max(1.0, self._per_window / self._shared_by)
+
+    @property
+    def _share_at_once(self) -> int:
+        share = max(1, int(self._at_once / self._shared_by))
+        return share if self._own_at_once is None else min(share, self._own_at_once)
+
+    def _take_share(self) -> None:
+        if (sharers := self._sharers()) != self._shared_by:
+            self._shared_by = sharers
+            self._bucket.limit_per_window = self._share_per_window
+            self._limiter.total_tokens = self._share_at_once
 
     async def enter(self) -> None:
         """Wait for a place and for a token, if need be. Every `enter` that returns needs a `leave`."""
+        self._take_share()
         try:
             self._limiter.acquire_nowait()  # hands the event loop to nobody: that alone would take longer than the rest
         except anyio.WouldBlock:
             await self._limiter.acquire()
         try:
-            while pause := self._bucket.reserve(self._ports.clock.now()):
-                await self._ports.clock.sleep(pause)
-                if not self._bucket.paused_for(self._ports.clock.now()):
-                    break  # else a 429 came meanwhile, and all tokens that fell due in its pause would be used at once
+            async with self._turn:
+                await self._wait_for_token()
         except BaseException:
             self._limiter.release()
             raise
+
+    async def _wait_for_token(self) -> None:
+        """One after the other, so that a pace which changes holds for all that wait but the first."""
+        self._take_share()
+        while pause := self._bucket.reserve(self._ports.clock.now()):
+            await self._ports.clock.sleep(pause)
+            if not self._bucket.paused_for(self._ports.clock.now()):
+                break  # else a 429 came meanwhile, and what was waited for fell due in its pause
 
     def leave(self) -> None:
         """Give the place back."""

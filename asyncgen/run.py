@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -47,7 +47,8 @@ from asyncgen.ports import Ports, Transport, TransportError
 from asyncgen.prices import find_price
 from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM, SANDBOX, Batch
-from asyncgen.settings import AUTO, RUNPOD_BASE_URL, Concurrency, Settings, user_folder
+from asyncgen.settings import AUTO, RUNPOD_BASE_URL, Concurrency, Settings, state_folder, user_folder
+from asyncgen.sharing import Sharing
 from asyncgen.store import Store, cannot_write
 from asyncgen.system import real_ports
 from asyncgen.transport import AiohttpTransport, aiohttp_transport
@@ -91,6 +92,7 @@ class Workspace:
     store: Store
     manifest: Manifest
     sandbox_base_url: str | None
+    sharing: Sharing
     manifest_lock: anyio.Lock = field(default_factory=anyio.Lock)
     endpoints: dict[tuple[str, str, Pace], Endpoint] = field(default_factory=dict)
     batches_in_use: set[int] = field(default_factory=set)
@@ -103,7 +105,8 @@ class Workspace:
             base_url, _, endpoint_id = address.rpartition("/")
             if base_url == IN_PROCESS and self.sandbox_base_url is not None:
                 base_url = self.sandbox_base_url
-            self.endpoints[key] = Endpoint(self.ports, EndpointAddress(base_url, endpoint_id), api_key, pace)
+            where = EndpointAddress(base_url, endpoint_id)
+            self.endpoints[key] = Endpoint(self.ports, where, api_key, pace, self.sharing.join(where))
         return self.endpoints[key]
 
     async def update_manifest(self) -> None:
@@ -153,7 +156,7 @@ class BatchRun:
 
     async def run(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         """See `Engine.run`. The manifest is brought up to date whatever happens."""
-        async with self.workspace.using(self.batch):
+        async with self.workspace.using(self.batch), self.workspace.sharing.in_use():
             try:
                 await self._run_ordered(chunks, deliver)
             except BaseException as error:
@@ -338,7 +341,10 @@ async def open_endpoint(settings: Settings, sandbox: SandboxSettings | None = No
         ports = await stack.enter_async_context(real_ports(transport, Path(LEDGER_NAME)))  # which nobody opens
         if sandbox is None:
             address = EndpointAddress(settings.endpoint_base_url, settings.endpoint_id())
-            yield Endpoint(ports, address, settings.require_api_key(), pace_of(settings))
+            sharing = await _sharing(stack, ports)
+            await stack.enter_async_context(sharing.in_use())
+            key, pace = settings.require_api_key(), pace_of(settings)
+            yield Endpoint(ports, address, key, pace, sharing.join(address))
         else:
             address = EndpointAddress(await _serve(stack, sandbox), _SANDBOX_ENDPOINT)
             yield Endpoint(ports, address, _SANDBOX_KEY, pace_of(settings))
@@ -431,11 +437,23 @@ async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | N
         ledger = Ledger(ports)
         await ledger.open(_root_seen_from(ledger_path, root))
         stack.push_async_callback(ledger.close)
-        writer = await stack.enter_async_context(anyio.create_task_group())
-        writer.start_soon(ledger.run_writer)
-        stack.callback(writer.cancel_scope.cancel)
-        manifest = Manifest(ports, ledger, root)
-        yield Workspace(root, ledger_path, ports, ledger, Store(ports, root), manifest, sandbox_base_url)
+        await _in_background(stack, ledger.run_writer)
+        manifest, sharing = Manifest(ports, ledger, root), await _sharing(stack, ports)
+        yield Workspace(root, ledger_path, ports, ledger, Store(ports, root), manifest, sandbox_base_url, sharing)
+
+
+async def _sharing(stack: AsyncExitStack, ports: Ports) -> Sharing:
+    """Who else uses the endpoints of this user, counted for as long as the stack lasts."""
+    sharing = Sharing(ports, state_folder() / "sharing")
+    await _in_background(stack, sharing.keep_counting)
+    return sharing
+
+
+async def _in_background(stack: AsyncExitStack, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do this for as long as the stack lasts."""
+    tasks = await stack.enter_async_context(anyio.create_task_group())
+    tasks.start_soon(work)
+    stack.callback(tasks.cancel_scope.cancel)
 
 
 def _check_not_lost(root: Path, ledger_path: Path) -> None:

@@ -319,6 +319,15 @@ def user_folder() -> Path:
     return user_data_path("asyncgen")
 
 
+def state_folder() -> Path:
+    """Where runs of one user tell each other that they are there: `ASYNCGEN_STATE_FOLDER`, else the platform's."""
+    if given := os.environ.get("ASYNCGEN_STATE_FOLDER"):
+        return Path(given).expanduser()
+    from platformdirs import user_state_path  # noqa: PLC0415 - only a run needs it
+
+    return user_state_path("asyncgen")
+
+
 def _sets(variables: Mapping[str, str | None], variable: str) -> bool:
     """As pydantic-settings looks: in any case, and what is empty is not set."""
     return any(value for name, value in variables.items() if name.upper() == variable)

@@ -19,8 +19,9 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test sees the developer's keys, endpoints, `.env` or user folder."""
+    """No test sees the developer's keys, endpoints, `.env`, user folder or runs."""
     for name in list(os.environ):
         if name.startswith(("RUNPOD_", "ASYNCGEN_", "POLLING_", "MAX_POLLING_")) or name == "SYNC_TIMEOUT":
             monkeypatch.delenv(name)
     monkeypatch.setenv("ASYNCGEN_USER_FOLDER", str(tmp_path_factory.mktemp("user-folder")))
+    monkeypatch.setenv("ASYNCGEN_STATE_FOLDER", str(tmp_path_factory.mktemp("state-folder")))

@@ -261,6 +261,10 @@ class Remote:
     def requests(self, operation: str) -> int:
         return int(self._call("GET", "books?summary=1")["totals"].get(f"requests.{operation}", 0))
 
+    def answers(self, status: int) -> int:
+        """How often it has answered so."""
+        return int(self._call("GET", "books?summary=1")["totals"].get(f"answers.{status}", 0))
+
     def add(self, *faults: FaultRule) -> None:
         self._call("POST", "faults", json.dumps([rule.model_dump(exclude_defaults=True) for rule in faults]).encode())
 
@@ -302,6 +306,7 @@ def cli_environment(**variables: str) -> dict[str, str]:
     own = {
         "PYTHONPATH": str(_CHECKOUT),
         "ASYNCGEN_USER_FOLDER": os.environ["ASYNCGEN_USER_FOLDER"],
+        "ASYNCGEN_STATE_FOLDER": os.environ["ASYNCGEN_STATE_FOLDER"],
         "POLLING_INTERVAL": "0.01",
         "ASYNCGEN_POLLING_INTERVAL_MAX": "0.05",
         "COLUMNS": "200",

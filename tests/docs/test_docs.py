@@ -183,7 +183,7 @@ def test_every_field_of_a_path_template_is_named() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_variable_that_is_named_exists(page: Path) -> None:
-    known = {variable_of(name) for name in Settings.model_fields} | {"ASYNCGEN_USER_FOLDER"}
+    known = {variable_of(name) for name in Settings.model_fields} | {"ASYNCGEN_USER_FOLDER", "ASYNCGEN_STATE_FOLDER"}
     named = set(re.findall(r"\b(?:ASYNCGEN|POLLING|MAX_POLLING|SYNC)_[A-Z_]+[A-Z]\b", page.read_text(encoding="utf-8")))
     assert named <= known
 

@@ -169,7 +169,7 @@ def main() -> None:
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as user_folder, ThreadPoolExecutor(options.rounds_at_once) as threads:
-        os.environ["ASYNCGEN_USER_FOLDER"] = user_folder
+        os.environ["ASYNCGEN_USER_FOLDER"] = os.environ["ASYNCGEN_STATE_FOLDER"] = user_folder
         kills = _shares(options.kills)
         rounds = [threads.submit(play, options.seed, number, share) for number, share in enumerate(kills)]
         figures, broken = Counter[str](), 0

@@ -194,8 +194,8 @@ MUTANTS = (
     ),
     Mutant(
         "rate limit not kept", "the platform answers 429", "gate.py",
-        "            while pause := self._bucket.reserve(self._ports.clock.now()):",
-        "            while pause := self._bucket.paused_for(self._ports.clock.now()):",
+        "        while pause := self._bucket.reserve(self._ports.clock.now()):",
+        "        while pause := self._bucket.paused_for(self._ports.clock.now()):",
     ),
     Mutant(
         "Retry-After of a 429 ignored", "the platform answers 429", "endpoint.py",
