@@ -320,10 +320,9 @@ class Endpoint:
 
     async def health(self) -> Health | Transient | Rejected:
         """What `/health` says now; asked once. Raises `TransportError` when there is no reply."""
-        reply = await self._send(
-            protocol.health_request(self.address, self._api_key, self._pace.request_timeout_seconds)
-        )
-        return replies.decipher_health(reply)
+        request = protocol.health_request(self.address, self._api_key, self._pace.request_timeout_seconds)
+        # not `_send`: jobs of which nothing is heard for long are no better off for it
+        return replies.decipher_health(await self._ports.transport.send(request))
 
     async def cancel(self, job_id: str) -> Cancelled | Pending | Missing | Transient | Rejected:
         """Take a job back. Pending: it was not cancelled (it may have finished); `wait_output` has the truth."""

@@ -35,6 +35,7 @@ REQUEST_FAULTS = {
     "download": ("refused connection", "lost request", "lost reply", "cut reply", "429", "503", "500 before",
                  "damaged result"),
 }  # fmt: skip
+HEALTH_FAULTS = ("refused connection", "lost reply", "500", "HTML")
 #: What a storm does to every request it meets: the network's and the platform's faults, and the account's.
 STORMS = (
     "503", "429", "429 with Retry-After", "500 before",
@@ -80,6 +81,8 @@ class Network:
 
     async def send(self, request: HttpRequest) -> HttpReply:
         """The port: one request, its whole reply."""
+        if request.url.endswith("/health"):
+            return await self._health(request)
         asked = self._note(request)
         self._world.watch.sending(asked, request)
         try:
@@ -96,6 +99,25 @@ class Network:
         asked.whole_result, asked.has_reply = reply.whole_result, True
         self._tell(asked, reply.outcome)
         return HttpReply(reply.status, reply.headers, reply.body)
+
+    async def _health(self, request: HttpRequest) -> HttpReply:
+        """What changes nothing at the platform, and decides nothing that a truth is about, is in no book."""
+        world, pick = self._world, self._world.pick
+        world.guard(self._life)
+        await anyio.sleep(5.0 * pick.unit("health takes"))
+        fault = None if world.calm or not pick.chance(40, "health fails") else pick.of(HEALTH_FAULTS, "health fault")
+        world.books.hit(f"health: {fault or 'answered'}")
+        world.log("health", fault or "")
+        match fault:
+            case "refused connection":
+                raise NotSentError("connection refused")
+            case "lost reply":
+                raise InterruptedReplyError("timed out")
+            case "500":
+                return HttpReply(500, {}, b"oops")
+            case "HTML":
+                return HttpReply(200, {}, b"<html><title>One moment</title></html>")
+        return HttpReply(200, {}, world.platform.health(urlsplit(request.url).path.split("/")[2], world.time))
 
     async def _exchange(self, request: HttpRequest, asked: Asked) -> Reply:
         world, fault = self._world, asked.fault

@@ -53,11 +53,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Options:
-    """How one life runs. `given` are the rows of its input, `chunk` how many of them are read at a time."""
+    """How one life runs. `given` are the rows of its input, `chunk` how many of them are read at a time.
+
+    `concurrency` None: as many jobs out as the workers need.
+    """
 
     given: tuple[Wish, ...]
     endpoint: str
-    concurrency: int
+    concurrency: int | None
     max_attempts: int
     pace: Pace
     chunk: int = 32
@@ -131,7 +134,7 @@ class Plan:
         return Options(
             given=given,
             endpoint=pick.of(ENDPOINTS, "endpoint") if pick.chance(30, "moved") else ENDPOINTS[0],
-            concurrency=1 if self.has_lora_sets else 1 + pick(4, "concurrency"),
+            concurrency=1 if self.has_lora_sets else None if pick.chance(20, "auto") else 1 + pick(4, "concurrency"),
             max_attempts=self._max_attempts,
             pace=self._pace(),
             chunk=1 + pick(4, "chunk"),

@@ -100,6 +100,14 @@ class Platform:
         reply.whole_result = word == "COMPLETED" and run.fate == "done"
         return reply
 
+    def health(self, endpoint: str, time: float) -> bytes:
+        """What `/health` says, its workers drawn: as many as work, and some."""
+        words = [self._word(job, time) for job in self._books.jobs.values() if job.endpoint == endpoint]
+        running, idle = words.count("IN_PROGRESS"), self._pick(4, "idle workers")
+        jobs = {"inQueue": words.count("IN_QUEUE"), "inProgress": running}
+        workers = {"running": running, "idle": idle, "initializing": self._pick(3, "initializing workers")}
+        return json.dumps({"jobs": jobs, "workers": workers}).encode()
+
     def _output(self, job: Job, fate: str) -> dict[str, Any] | None:
         """What a completed worker hands over, as base64 or as links; None: no output key at all."""
         if fate == "no output":

@@ -139,6 +139,8 @@ def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: set[Subject]) -
             key = names.get(job_id, job_id)
         begin, end = spans.get(key, (each.sent_at, each.sent_at))
         spans[key] = (begin, max(end, each.answered_at or each.sent_at))
+    if life.options.concurrency is None:
+        return
     most = _most_at_once(spans.values())
     allowed = max(life.options.concurrency, len(found))
     new = [span for key, span in spans.items() if isinstance(key, tuple) and key[0] not in found]
