@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_
 from asyncgen import protocol, replies
 from asyncgen.errors import Failure, FailureClass, FailureCode, JobStillRunningError, RunPausedError
 from asyncgen.gate import Gate
-from asyncgen.pacing import WINDOW_SECONDS, backoff_seconds, polling_pause_seconds
+from asyncgen.pacing import WINDOW_SECONDS, backoff_seconds
 from asyncgen.ports import (
     AddressRefusedError,
     HttpReply,
@@ -47,6 +47,7 @@ from asyncgen.protocol import (
     Transient,
     Unknown,
 )
+from asyncgen.queue_model import QueueModel, WaitedJob
 from asyncgen.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ _LEARNING_SHARE: Final = 0.1  # of the newest in a running mean
 _LONGEST_PAUSE_SECONDS: Final = 60.0  # between two tries of one request
 _REFUSED_REPORT_AFTER_SECONDS: Final = 30.0
 _SLOW_REPORT_EVERY_SECONDS: Final = 300.0
+_SHORTEST_SLEEP_SECONDS: Final = 1e-3
 _TOO_MANY_REQUESTS: Final = 429
 
 Submitted = Accepted | Unknown | Rejected
@@ -110,11 +112,12 @@ class Journal(Protocol):
 
 @dataclass(slots=True)
 class _Wait:
-    """What one `wait_output` has seen so far; times are monotonic seconds."""
+    """What one wait for a job has seen so far; times are monotonic seconds."""
 
+    job: WaitedJob
     since: float
+    deadline: float
     before_retry: Collection[KnownEnd] = ()
-    polls: int = 0
     faults_in_a_row: int = 0
     missing_since: float | None = None
 
@@ -145,6 +148,8 @@ class Endpoint:
         self._status_gate = gate(pace.status_rate, _MAX_STATUS_AT_ONCE, pace.downloads_at_once)
         self._runsync_gate = gate(_RUNSYNC_RATE, _MAX_RUNSYNC_AT_ONCE)
         self._cancel_gate = gate(pace.cancel_rate, _MAX_CANCEL_AT_ONCE)
+        self._queue = QueueModel(pace.polling_interval_seconds, pace.polling_interval_max_seconds, _SLOW_FACTOR)
+        self._asleep: dict[WaitedJob, anyio.CancelScope] = {}
         self._result_seconds: float | None = None
         self._silent_since: float | None = None
         self._failed_at = -math.inf
@@ -211,41 +216,78 @@ class Endpoint:
     # -- wait ----------------------------------------------------------------------------------------------------
 
     async def wait_output(
-        self, job_id: str, *, just_submitted: bool = False, before_retry: Collection[KnownEnd] = ()
+        self,
+        job_id: str,
+        *,
+        lane: Hashable = None,
+        submitted_at: float | None = None,
+        before_retry: Collection[KnownEnd] = (),
     ) -> JobEnding:
         """Poll until the job has ended; the reply that says so is the download.
 
-        A failed poll is polled again. `Missing` is returned only once `/status` has not known the job for
-        `MISSING_GRACE_SECONDS`, and for as long a failure of `before_retry` is taken for an old answer. A job is
-        never abandoned: past `slow_after_*` it is only polled less often.
+        `lane` is the same for jobs that do the same work; `submitted_at` is on the monotonic clock, and where it is not
+        given the job is polled at once. A failed poll is polled again. `Missing` is returned only once `/status` has
+        not known the job for `MISSING_GRACE_SECONDS`, and for as long a failure of `before_retry` is taken for an old
+        answer. A job is never abandoned: past `slow_after_*` it is only polled less often.
         """
-        if just_submitted:
-            await self._ports.clock.sleep(self._pace.polling_interval_seconds)
-        ending: JobEnding = await self._polled(job_id, deadline=math.inf, before_retry=before_retry)
+        ending: JobEnding = await self._polled(
+            job_id, lane=lane, submitted_at=submitted_at, before_retry=before_retry, deadline=math.inf
+        )
         return ending
 
-    async def _polled(self, job_id: str, *, deadline: float, before_retry: Collection[KnownEnd] = ()) -> Any:
+    async def _polled(
+        self,
+        job_id: str,
+        *,
+        deadline: float,
+        lane: Hashable = None,
+        submitted_at: float | None = None,
+        before_retry: Collection[KnownEnd] = (),
+    ) -> Any:
         """How the job ended, or, once the deadline has passed, what the last poll said (Pending or Transient)."""
-        wait = _Wait(self._ports.clock.now(), before_retry)
-        return await self._repeated(
-            lambda: self._poll(job_id, wait),
-            (Pending, Transient),
-            wait=lambda state: self._poll_pause(wait, state),
-            stop=lambda _: self._ports.clock.now() >= deadline,
-        )
+        now = self._ports.clock.now()
+        job = self._queue.submitted(lane, now, submitted_at, self._ports.rng.random())
+        wait = _Wait(job, now, deadline, before_retry)
+        try:
+            await self._sleep(wait, self._due_in(wait))
+            return await self._repeated(
+                lambda: self._poll(job_id, wait),
+                (Pending, Transient),
+                wait=lambda state: self._poll_pause(wait, state),
+                sleep=lambda seconds: self._sleep(wait, seconds),
+                stop=lambda _: self._ports.clock.now() >= deadline,
+            )
+        finally:
+            self._queue.forget(job)
 
     async def _poll(self, job_id: str, wait: _Wait) -> JobEnding | Pending | Transient:
         request = protocol.status_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
+        due_at = self._ports.clock.now()
         async with self._status_gate:
             asked_at = self._ports.clock.now()
+            self._queue.asked(wait.job, asked_at, asked_at - due_at)
             outcome = await self._ask(request, replies.decipher_status, self._status_gate)
         now = self._ports.clock.now()
         if isinstance(outcome, Completed):
             self._learn_result_seconds(now - asked_at)
         outcome = self._believed(outcome, wait, asked_at)
-        wait.polls += 1
         wait.faults_in_a_row = wait.faults_in_a_row + 1 if isinstance(outcome, Transient) else 0
+        self._learn_of_queue(wait.job, outcome, now)
         return outcome
+
+    def _learn_of_queue(self, job: WaitedJob, outcome: JobEnding | Pending | Transient, now: float) -> None:
+        """Tell the model what a poll said, and wake those for whom it makes a difference."""
+        match outcome:
+            case Pending(_, "IN_QUEUE"):
+                self._queue.queued(job, now)
+            case Pending(_, _, timing):
+                self._queue.running(job, now, timing.delay_ms, timing.worker_id)
+            case Completed(_, timing) | Failed(_, timing):
+                completed = isinstance(outcome, Completed)
+                self._queue.ended(job, now, timing.delay_ms, timing.execution_ms, timing.worker_id, completed=completed)
+        for hastened in self._queue.hastened():
+            if scope := self._asleep.get(hastened):
+                scope.cancel()
 
     def _believed(
         self, outcome: JobEnding | Pending | Transient, wait: _Wait, asked_at: float
@@ -278,22 +320,34 @@ class Endpoint:
         return min(pace.downloads_at_once / self._result_seconds, polls_per_second)
 
     def _poll_pause(self, wait: _Wait, state: RetryCallState) -> float:
+        """tenacity's wait strategy: until the model of the queue thinks it worth asking, or a fault may be over."""
         outcome = _outcome_of(state)
         if isinstance(outcome, Transient):
             return self._pause_after_fault(wait.faults_in_a_row, outcome.retry_after_seconds)
-        longest = self._pace.polling_interval_max_seconds
-        if self._is_slow(wait):
-            longest *= _SLOW_FACTOR
-        return polling_pause_seconds(
-            wait.polls,
-            self._ports.rng.random(),
-            first_seconds=self._pace.polling_interval_seconds,
-            longest_seconds=longest,
-        )
+        wait.job.is_slow = self._is_slow(wait)
+        return self._due_in(wait)
+
+    def _due_in(self, wait: _Wait) -> float:
+        now = self._ports.clock.now()
+        return min(self._queue.next_poll_at(wait.job, now), wait.deadline) - now
+
+    async def _sleep(self, wait: _Wait, seconds: float) -> None:
+        """Sleep until the job is due. When that is changes while it sleeps; a pause after a fault does not."""
+        if wait.faults_in_a_row:
+            await self._ports.clock.sleep(seconds)
+            return
+        while seconds > _SHORTEST_SLEEP_SECONDS:
+            with anyio.CancelScope() as scope:
+                self._asleep[wait.job] = scope
+                try:
+                    await self._ports.clock.sleep(seconds)
+                finally:
+                    del self._asleep[wait.job]
+            seconds = self._due_in(wait)
 
     def _is_slow(self, wait: _Wait) -> bool:
         waited = self._ports.clock.now() - wait.since
-        if waited < self._pace.slow_after_seconds and wait.polls < self._pace.slow_after_polls:
+        if waited < self._pace.slow_after_seconds and wait.job.polls < self._pace.slow_after_polls:
             return False
         reported = self._slow_reported_at
         if reported is None or self._ports.clock.now() - reported > _SLOW_REPORT_EVERY_SECONDS:
@@ -302,7 +356,7 @@ class Endpoint:
                 "a job has been out for %.0f s (%d polls) and is waited for; `asyncgen check` tells whether the "
                 "endpoint has workers",
                 waited,
-                wait.polls,
+                wait.job.polls,
             )
         return True
 

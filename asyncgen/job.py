@@ -12,7 +12,7 @@ What it may buy, and on which terms, it asks of `Allowance`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +46,7 @@ from asyncgen.protocol import (
     Unknown,
     job_body,
 )
-from asyncgen.records import Item, Terms, Want
+from asyncgen.records import Item, Spec, Terms, Want
 from asyncgen.schema import PathTakenError
 from asyncgen.stopping import Stop, StoppedError
 from asyncgen.store import Store
@@ -88,7 +88,7 @@ class Job:
         self.item, self.want = item, want
         self.delivered: tuple[Picture, ...] = ()
         self.timing = Timing()
-        self._submitted_now = False
+        self._out_since: float | None = None  # monotonic seconds; None: it may have ended long ago
         self._cancel_sent = False
         self._terms: Terms | None = None  # of the job that is out: what it can cost is set aside
         if item.state is State.ACCEPTED:
@@ -187,7 +187,7 @@ class Job:
             await self.learn(outcome)
 
     def _is_out_now(self) -> None:
-        self.timing, self._submitted_now, self._cancel_sent = Timing(), True, False
+        self.timing, self._out_since, self._cancel_sent = Timing(), self._bench.ports.clock.now(), False
 
     async def _record_accepted(self, job_id: str) -> None:
         try:
@@ -248,9 +248,9 @@ class Job:
             await self.cancel()
         before_retry = await self._ledger.ends_before_retry(self.item) if self.item.attempts > 1 else ()
         ending = await endpoint.wait_output(
-            self.item.job_id, just_submitted=self._submitted_now, before_retry=before_retry
+            self.item.job_id, lane=_work(self.want.spec), submitted_at=self._out_since, before_retry=before_retry
         )
-        self._submitted_now = False
+        self._out_since = None
         match ending:
             case Rejected(failure):
                 raise RunPausedError(failure)
@@ -467,3 +467,9 @@ def _item_failure(code: FailureCode, message: str) -> Failure:
 
 def _unreachable(reason: str) -> Failure:
     return Failure(FailureClass.TRANSPORT, FailureCode.UNREACHABLE, reason)
+
+
+def _work(spec: Spec) -> Hashable:
+    """The same for jobs that take about as long on the same worker."""
+    size = spec.width, spec.height, spec.batch_size
+    return spec.workflow_digest, spec.model, spec.steps, size, len(spec.loras)

@@ -198,7 +198,7 @@ async def test_a_poll_that_fails_is_polled_again_and_nothing_is_bought(tmp_path:
 
 async def test_a_404_soon_after_run_is_propagation(tmp_path: Path) -> None:
     async with open_sandbox(fault("not_found_at_first", times=3)) as sandbox, opened(sandbox, tmp_path) as it:
-        assert isinstance(await it.endpoint.wait_output(await it.job_id(), just_submitted=True), Completed)
+        assert isinstance(await it.endpoint.wait_output(await it.job_id(), submitted_at=it.clock.now()), Completed)
 
 
 async def test_a_job_is_lost_only_when_status_has_not_known_it_for_the_grace_time(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ async def test_polls_come_less_often_the_longer_a_job_takes_and_it_is_never_aban
     pace = Pace(polling_interval_seconds=1, polling_interval_max_seconds=5, slow_after_seconds=100)
     endpoint = saying(*[{"status": "IN_PROGRESS"}] * 50, {"status": "CANCELLED"})
     async with site(endpoint) as url, opened(url, tmp_path, pace) as it:
-        assert isinstance(await it.endpoint.wait_output("j", just_submitted=True), Cancelled)
+        assert isinstance(await it.endpoint.wait_output("j", submitted_at=it.clock.now()), Cancelled)
     waits = it.clock.pauses
     assert waits[0] == 1
     assert sum(waits) > 180

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _WINDOW_SECONDS = 10.0
 _SHORTEST_BACKOFF_SECONDS = 0.25
 _LONGEST_BACKOFF_SECONDS = 15.0
-_LONGEST_PAUSE_SECONDS = 31.0
+# a job may rest for as long as six jobs take, none of which takes longer than 31 s here, and may then wait its turn
+_LONGEST_PAUSE_SECONDS = 6 * 31.0 + 31.0
 FREE_RATE = 100  # requests per 10 s from which a limit never binds here
 _ROUNDING = 1e-6
 _FAULTS = ("fault", "hidden", "gone", "stale", "refused")
