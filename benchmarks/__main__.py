@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from benchmarks import lanes, loop, memory, overhead, resume, soak, start, wire
+from benchmarks import busy, lanes, loop, memory, overhead, polling, resume, soak, start, wire
 from benchmarks.report import Report, markdown_table
 from benchmarks.results import QUICK_RESULTS, RESULTS, can_draw, write_results
 
@@ -23,6 +23,8 @@ BENCHMARKS: Final[dict[str, Callable[[bool], Report]]] = {
     "loop": loop.run,
     "overhead": overhead.run,
     "start": start.run,
+    "polling": polling.run,
+    "busy": busy.run,
     "lanes": lanes.run,
     "resume": resume.run,
 }

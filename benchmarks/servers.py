@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 from urllib.request import urlopen
 
 #: Any endpoint id and any key will do for the sandbox.
@@ -54,6 +54,12 @@ class SandboxServer(Server):
             totals: dict[str, int] = json.load(reply)["totals"]
             return totals
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """Every job that it has accepted, as its books have it (`docs/sandbox.md`)."""
+        with urlopen(f"{self.base_url.removesuffix('/v2')}/sandbox/books") as reply:
+            jobs: list[dict[str, Any]] = json.load(reply)["jobs"]
+            return jobs
+
 
 @contextmanager
 def sandbox_server(*, picture_bytes: int, workers: int, speed: float) -> Iterator[SandboxServer]:
@@ -73,6 +79,18 @@ def sandbox_server(*, picture_bytes: int, workers: int, speed: float) -> Iterato
     command = [sys.executable, "-m", "asyncgen", "sandbox", *options]
     with _started(command, "sandbox") as (process, first_line):
         yield SandboxServer(first_line.removeprefix(_ADDRESS_LINE), process.pid)
+
+
+@contextmanager
+def varied_sandbox(kind: str, seconds: float, workers: int) -> Iterator[SandboxServer]:
+    """A sandbox with the platform's rate limits whose jobs take `seconds` on average, varying as `kind` says.
+
+    See `benchmarks.varied_sandbox`. Raises RuntimeError where it does not come up; what it says is on stderr.
+    """
+    settings = {"kind": kind, "seconds": seconds, "workers": workers, "cold_start_seconds": 5.0, "pictures": "stamped"}
+    command = [sys.executable, "-m", "benchmarks.varied_sandbox", json.dumps(settings)]
+    with _started(command, "sandbox") as (process, first_line):
+        yield SandboxServer(first_line, process.pid)
 
 
 @contextmanager

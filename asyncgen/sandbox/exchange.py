@@ -75,7 +75,7 @@ class Exchange:
         self.arrivals: dict[str, anyio.Event] = {}
         self.listeners: list[Callable[[Job, Matter], None]] = []  # told of each job that reaches a final state
         self._models = read_models(settings.models_file) if settings.models_file else None
-        self._execution = parse_execution(settings.execution)
+        self.execution = parse_execution(settings.execution)
         self._style = Style(settings.pictures == "stamped", settings.picture_bytes)
         self._wake = anyio.Event()
         self._asleep_until: float | None = None
@@ -164,7 +164,7 @@ class Exchange:
             return None
         if not job_input:
             return _EMPTY_INPUT
-        seconds = self._execution(draw(self.settings.seed, "execution", number))
+        seconds = self.execution(draw(self.settings.seed, "execution", number))
         return spoil_plan(fault, plan_for(task, seconds))
 
     def _apply_fate(self, job: Job, fault: FaultRule | None) -> None:

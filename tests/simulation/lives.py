@@ -247,9 +247,17 @@ class _Incarnation:
         self._life.results.append(result)
 
 
+class _Alone(Sharing):
+    """Nobody else uses the endpoint: its lock files are real ones, on a disk that the world knows nothing of."""
+
+    def join(self, address: EndpointAddress) -> Callable[[], int]:
+        return lambda: 1
+
+
 async def _open_run(ports: Ports, ledger: Ledger, options: Options) -> BatchRun:
     """As `asyncgen.run` wires it; only the ports are others."""
-    workspace = Workspace(ROOT, ROOT / "ledger", ports, ledger, Store(ports, ROOT), Manifest(ports, ledger, ROOT), None)
+    store, manifest = Store(ports, ROOT), Manifest(ports, ledger, ROOT)
+    workspace = Workspace(ROOT, ROOT / "ledger", ports, ledger, store, manifest, None, _Alone(ports, ROOT))
     target = Target(PLATFORM, f"{BASE_URL}/{options.endpoint}", API_KEY, Price(USD_PER_SECOND, "drawn"))
     return await open_run(
         workspace,
