@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from asyncgen.pacing import polling_pause_seconds
 
 #: A status call is worth so much lateness, as a share of the execution time.
-_CALL_PRICE: Final = 0.03
+_CALL_PRICE: Final = 0.025
 _LOWEST_PRICE: Final = 0.001
 #: Where times vary so much that jobs would be noticed later than this share of the longest pause, calls count less.
 _LATEST_SHARE: Final = 0.25
@@ -114,25 +114,17 @@ def _schedule(sample: Sequence[float], latest: float) -> _Schedule:
     return schedule
 
 
-@dataclass(slots=True)
-class _Ages:
-    """The ages at which jobs have ended lately."""
-
-    seen: int = 0
-    ages: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLE_SIZES[1]))
-    schedule: _Schedule = field(default_factory=lambda: _Schedule(_PRIOR_AGES, _CALL_PRICE))
-
-    def learn(self, age: float, sample_size: int, latest: float) -> None:
-        self.ages.append(min(age, _OLDEST_AGE))
-        self.seen += 1
-        if _is_time_to_renew(self.seen):
-            sample = [*self.ages][-sample_size:]
-            self.schedule = _schedule(sample if self.seen >= _RENEW_EVERY else [*sample, *_PRIOR_AGES], latest)
-
-
 def _is_time_to_renew(seen: int) -> bool:
     """Often at first; then the work is shared by a few jobs."""
     return seen < _RENEW_EVERY or seen % _RENEW_EVERY == 0
+
+
+def _prior() -> _Schedule:
+    return _Schedule(_PRIOR_AGES, _CALL_PRICE)
+
+
+def _recent() -> deque[tuple[float, float]]:
+    return deque(maxlen=_SAMPLE_SIZES[1])
 
 
 @dataclass(slots=True)
@@ -140,27 +132,44 @@ class _Lane:
     """The execution times of jobs that do the same work.
 
     `seconds` is the mean on a worker of the usual speed, 0.0 where nothing is known; hardly any job takes less than
-    `quick_seconds`, whatever its worker. `running` are ages since known starts, `in_order` since predicted ones.
+    `quick_seconds`, whatever its worker. Ages in the schedule `running` count from known starts, in `in_order` from
+    predicted ones.
     """
 
     seconds: float = 0.0
     quick_seconds: float = 0.0
-    seen: int = 0
-    times: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_SAMPLE_SIZES[1]))
-    running: _Ages = field(default_factory=_Ages)
-    in_order: _Ages = field(default_factory=_Ages)
+    running: _Schedule = field(default_factory=_prior)
+    in_order: _Schedule | None = None  # None: not known to be another
+    _times: deque[tuple[float, float]] = field(default_factory=_recent)  # a job's, and what is usual for it
+    _ages: deque[tuple[float, float]] = field(default_factory=_recent)  # a job's, in seconds, and what was expected
+    _seen: int = 0
+    _predicted: int = 0
 
-    def learn(self, seconds: float, usual_seconds: float, sample_size: int) -> None:
-        """A job took so long, and would have taken `usual_seconds` on a worker of the usual speed."""
-        self.times.append((seconds, usual_seconds))
-        self.seen += 1
-        if _is_time_to_renew(self.seen):
-            newest = [*self.times][-sample_size:]
+    def learn(self, seconds: float, factor: float, sample_size: int, latest_seconds: float) -> None:
+        """A job took so long on a worker that takes `factor` times as long as the usual one.
+
+        Schedules are made from the newest `sample_size` jobs, so that they are noticed `latest_seconds` late at most.
+        """
+        self._times.append((seconds, seconds / factor))
+        self._seen += 1
+        if _is_time_to_renew(self._seen):
+            newest = [*self._times][-sample_size:]
             self.seconds = fmean(usual for _, usual in newest)
-            quick = (
-                min(newest)[0] * _PRIOR_AGES[0] if self.seen < _RENEW_EVERY else sorted(newest)[len(newest) // 20][0]
-            )
-            self.quick_seconds = quick
+            self.quick_seconds = sorted(newest)[len(newest) // 20][0] * (1.0 if self._is_known else _PRIOR_AGES[0])
+            ages = [usual / self.seconds for _, usual in newest]
+            self.running = _schedule(ages if self._is_known else [*ages, *_PRIOR_AGES], latest_seconds / self.seconds)
+
+    def learn_prediction(self, age: float, expected: float, sample_size: int, latest_seconds: float) -> None:
+        """A job ended `age` seconds after its predicted start, where `expected` seconds had been expected."""
+        self._ages.append((age, expected))
+        self._predicted += 1
+        if self._predicted % _RENEW_EVERY == 0:
+            ages = [min(age / expected, _OLDEST_AGE) for age, expected in [*self._ages][-sample_size:]]
+            self.in_order = _schedule(ages, latest_seconds / self.seconds)
+
+    @property
+    def _is_known(self) -> bool:
+        return self._seen >= _RENEW_EVERY
 
 
 class _Worker(NamedTuple):
@@ -469,6 +478,8 @@ class QueueModel:
         if job.decision is not None and job.decision.polls == job.polls:
             return job.decision.poll_at
         place = self._order.place(job.rank) if self._order.is_reliable else None
+        if place is not None and job.queued_at is not None and place.at < job.queued_at - _CLOCK_TOLERANCE_SECONDS:
+            place = None  # it was still in the queue then
         if place is None:
             return self._grown(job, job.asked_at) if job.is_running else self._while_queued(job)
         return self._decided(job, place, now)
@@ -482,14 +493,14 @@ class QueueModel:
         if now < review_at:
             return review_at
         expected = lane.seconds * self._workers.factor(place.worker_id)
-        poll_at = self._while_running(job, place.at, expected, lane.in_order)
+        poll_at = self._while_running(job, place.at, expected, lane.in_order or lane.running)
         if job.decision is None:
             job.polls_before = job.polls
         job.decision = _Decision(job.polls, place.at, expected, poll_at)
         return poll_at
 
-    def _while_running(self, job: WaitedJob, started_at: float, expected: float, ages: _Ages) -> float:
-        age = ages.schedule.next_age((job.asked_at - started_at) / expected) if expected else None
+    def _while_running(self, job: WaitedJob, started_at: float, expected: float, schedule: _Schedule) -> float:
+        age = schedule.next_age((job.asked_at - started_at) / expected) if expected else None
         if age is None:
             return self._grown(job, started_at)
         return started_at + age * expected + _SLACK * self._shortest  # a moment too early costs a whole pause
@@ -503,7 +514,8 @@ class QueueModel:
         start = self._order.predicted_start(job.rank, self._each_seconds)
         if start is None:
             return soonest
-        return max(soonest, min(start + lane.seconds, seen_at + _MOST_AHEAD * self._each_seconds))
+        end = start + lane.seconds + _SLACK * self._shortest
+        return max(soonest, min(end, seen_at + _MOST_AHEAD * self._each_seconds))
 
     def _grown(self, job: WaitedJob, since: float) -> float:
         longest = self._longest * (self._slow_factor if job.is_slow else 1.0)
@@ -543,14 +555,11 @@ class QueueModel:
             self._hastened.append(job)
 
     def _learn_execution(self, job: WaitedJob, started_at: float, seconds: float, worker_id: str | None) -> None:
-        lane, sample_size = job.lane, self._sample_size()
-        usual_seconds = seconds / self._workers.factor(worker_id)
-        lane.learn(seconds, usual_seconds, sample_size)
-        latest = _LATEST_SHARE * self._longest / lane.seconds
-        lane.running.learn(usual_seconds / lane.seconds, sample_size, latest)
+        lane, sample_size, latest_seconds = job.lane, self._sample_size(), _LATEST_SHARE * self._longest
+        lane.learn(seconds, self._workers.factor(worker_id), sample_size, latest_seconds)
         if (decision := job.decision) is not None:
-            age = (started_at + seconds - decision.started_at) / decision.expected_seconds
-            lane.in_order.learn(age, sample_size, latest)
+            age = started_at + seconds - decision.started_at
+            lane.learn_prediction(age, decision.expected_seconds, sample_size, latest_seconds)
         self._workers.learn(worker_id, seconds / lane.seconds)
         share = _LEARNING_SHARE if self._each_seconds else 1.0
         self._each_seconds += share * (seconds - self._each_seconds)
