@@ -149,6 +149,7 @@ class Endpoint:
         self._runsync_gate = gate(_RUNSYNC_RATE, _MAX_RUNSYNC_AT_ONCE)
         self._cancel_gate = gate(pace.cancel_rate, _MAX_CANCEL_AT_ONCE)
         self._queue = QueueModel(pace.polling_interval_seconds, pace.polling_interval_max_seconds, _SLOW_FACTOR)
+        self._waited: dict[str, WaitedJob] = {}
         self._asleep: dict[WaitedJob, anyio.CancelScope] = {}
         self._result_seconds: float | None = None
         self._silent_since: float | None = None
@@ -247,7 +248,7 @@ class Endpoint:
         """How the job ended, or, once the deadline has passed, what the last poll said (Pending or Transient)."""
         now = self._ports.clock.now()
         job = self._queue.submitted(lane, now, submitted_at, self._ports.rng.random())
-        wait = _Wait(job, now, deadline, before_retry)
+        wait, self._waited[job_id] = _Wait(job, now, deadline, before_retry), job
         try:
             await self._sleep(wait, self._due_in(wait))
             return await self._repeated(
@@ -259,6 +260,7 @@ class Endpoint:
             )
         finally:
             self._queue.forget(job)
+            self._waited.pop(job_id, None)
 
     async def _poll(self, job_id: str, wait: _Wait) -> JobEnding | Pending | Transient:
         request = protocol.status_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
@@ -285,6 +287,9 @@ class Endpoint:
             case Completed(_, timing) | Failed(_, timing):
                 completed = isinstance(outcome, Completed)
                 self._queue.ended(job, now, timing.delay_ms, timing.execution_ms, timing.worker_id, completed=completed)
+        self._wake_hastened()
+
+    def _wake_hastened(self) -> None:
         for hastened in self._queue.hastened():
             if scope := self._asleep.get(hastened):
                 scope.cancel()
@@ -386,7 +391,11 @@ class Endpoint:
             async with self._cancel_gate:
                 return await self._ask(request, replies.decipher_cancel, self._cancel_gate)
 
-        return await self._repeated(ask, Transient, stop=stop_after_attempt(_CANCEL_TRIES))
+        outcome = await self._repeated(ask, Transient, stop=stop_after_attempt(_CANCEL_TRIES))
+        if job := self._waited.get(job_id):
+            self._queue.cancelled(job, self._ports.clock.now())
+            self._wake_hastened()
+        return outcome
 
     async def runsync(self, body: bytes) -> JobEnding | Unknown | Refused:
         """Send one job and wait for its end, `sync_timeout_seconds` in all: held by the server first, then polled.

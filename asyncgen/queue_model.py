@@ -358,6 +358,7 @@ class WaitedJob:
     polls_before: int = 0  # of them, those before it was known or believed to run: pauses grow from there
     queued_at: float | None = None  # when it was last seen in the queue
     started_at: float | None = None
+    cancelled_at: float | None = None
     worker_id: str | None = None
     decision: _Decision | None = None
 
@@ -448,6 +449,11 @@ class QueueModel:
         self._order.note_end(ended_at, worker_id)
         self._hasten_started()
 
+    def cancelled(self, job: WaitedJob, now: float) -> None:
+        """The job has been taken back, so its end is near, whatever was predicted."""
+        job.cancelled_at, job.polls_before = now, job.polls
+        self._hastened.append(job)
+
     def forget(self, job: WaitedJob) -> None:
         """The job is waited for no longer."""
         self._jobs.discard(job)
@@ -465,6 +471,8 @@ class QueueModel:
         if job.submitted_at is None and not job.polls:
             return now
         earliest = job.answered_at + self._shortest
+        if job.cancelled_at is not None:
+            return self._grown(job, job.cancelled_at)
         if not self._order.has_ended and not job.is_scout and not job.is_slow:
             return max(earliest, job.asked_at + _UNKNOWN_PAUSES * self._longest)
         if job.polls:
