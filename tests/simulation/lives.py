@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import traceback
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import anyio
@@ -16,10 +16,12 @@ from asyncgen.ledger import Ledger
 from asyncgen.manifest import Manifest
 from asyncgen.money import Price
 from asyncgen.ports import Ports
+from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM
 from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun, Target, Workspace, open_run
 from asyncgen.settings import Settings
+from asyncgen.sharing import Sharing
 from asyncgen.store import Store
 
 from .choices import Key
