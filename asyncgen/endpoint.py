@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_
 
 from asyncgen import protocol, replies
 from asyncgen.errors import Failure, FailureClass, FailureCode, JobStillRunningError, RunPausedError
-from asyncgen.gate import Gate
+from asyncgen.gate import Gate, Place
 from asyncgen.pacing import WINDOW_SECONDS, backoff_seconds
 from asyncgen.ports import (
     AddressRefusedError,
@@ -93,7 +93,7 @@ class Pace:
     status_rate: float = 2000
     cancel_rate: float = 100
     rate_share: float = 0.8
-    downloads_at_once: int = 16
+    downloads_at_once: int = 8
     max_result_bytes: int = 64 * 1024 * 1024
     allow_private_urls: bool = False
 
@@ -216,9 +216,14 @@ class Endpoint:
 
     # -- wait ----------------------------------------------------------------------------------------------------
 
+    def place(self) -> Place:
+        """The place of one job's result among those that are in memory at once."""
+        return self._status_gate.place()
+
     async def wait_output(
         self,
         job_id: str,
+        place: Place | None = None,
         *,
         lane: Hashable = None,
         submitted_at: float | None = None,
@@ -229,16 +234,24 @@ class Endpoint:
         `lane` is the same for jobs that do the same work; `submitted_at` is on the monotonic clock, and where it is not
         given the job is polled at once. A failed poll is polled again. `Missing` is returned only once `/status` has
         not known the job for `MISSING_GRACE_SECONDS`, and for as long a failure of `before_retry` is taken for an old
-        answer. A job is never abandoned: past `slow_after_*` it is only polled less often.
+        answer. A job is never abandoned: past `slow_after_*` it is only polled less often. When it has completed, its
+        `place` stays taken until whoever gave it has put the result away (None: that is nobody's concern).
         """
-        ending: JobEnding = await self._polled(
-            job_id, lane=lane, submitted_at=submitted_at, before_retry=before_retry, deadline=math.inf
-        )
+        with self.place() as own:
+            ending: JobEnding = await self._polled(
+                job_id,
+                place or own,
+                lane=lane,
+                submitted_at=submitted_at,
+                before_retry=before_retry,
+                deadline=math.inf,
+            )
         return ending
 
     async def _polled(
         self,
         job_id: str,
+        place: Place,
         *,
         deadline: float,
         lane: Hashable = None,
@@ -252,7 +265,7 @@ class Endpoint:
         try:
             await self._sleep(wait, self._due_in(wait))
             return await self._repeated(
-                lambda: self._poll(job_id, wait),
+                lambda: self._poll(job_id, wait, place),
                 (Pending, Transient),
                 wait=lambda state: self._poll_pause(wait, state),
                 sleep=lambda seconds: self._sleep(wait, seconds),
@@ -262,13 +275,15 @@ class Endpoint:
             self._queue.forget(job)
             self._waited.pop(job_id, None)
 
-    async def _poll(self, job_id: str, wait: _Wait) -> JobEnding | Pending | Transient:
+    async def _poll(self, job_id: str, wait: _Wait, place: Place) -> JobEnding | Pending | Transient:
         request = protocol.status_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
         due_at = self._ports.clock.now()
-        async with self._status_gate:
-            asked_at = self._ports.clock.now()
-            self._queue.asked(wait.job, asked_at, asked_at - due_at)
-            outcome = await self._ask(request, replies.decipher_status, self._status_gate)
+        await place.take()
+        asked_at = self._ports.clock.now()
+        self._queue.asked(wait.job, asked_at, asked_at - due_at)
+        outcome = await self._ask(request, replies.decipher_status, self._status_gate)
+        if not isinstance(outcome, Completed):
+            place.give_back()
         now = self._ports.clock.now()
         if isinstance(outcome, Completed):
             self._learn_result_seconds(now - asked_at)
@@ -430,18 +445,24 @@ class Endpoint:
                 break  # undocumented: an endpoint may not have it
             if not isinstance(outcome, Pending):
                 return outcome
-        ending: JobEnding | Pending | Transient = await self._polled(job_id, deadline=deadline)
+        with self.place() as place:
+            ending: JobEnding | Pending | Transient = await self._polled(job_id, place, deadline=deadline)
         if isinstance(ending, Pending | Transient):
             raise JobStillRunningError(job_id, self._pace.sync_timeout_seconds)
         return ending
 
-    async def download(self, url: str) -> bytes | Rejected:
+    async def download(self, url: str, place: Place | None = None) -> bytes | Rejected:
         """The bytes behind a result's URL, not yet checked. Rejected: a fault of the job's that no waiting mends.
 
-        https only, every redirect checked, no private addresses unless allowed, size-capped.
+        https only, every redirect checked, no private addresses unless allowed, size-capped; `place` as for
+        `wait_output`.
         """
+        with self.place() as own:
+            return await self._downloaded(url, place or own)
+
+    async def _downloaded(self, url: str, place: Place) -> bytes | Rejected:
         for _ in range(_MAX_REDIRECTS + 1):
-            once = partial(self._download_once, url)
+            once = partial(self._download_once, url, place)
             match await self._repeated(once, Transient, stop=stop_after_attempt(_DOWNLOAD_TRIES)):
                 case Downloaded(data):
                     return data
@@ -453,7 +474,7 @@ class Endpoint:
                     return _refused_url(f"{url} could not be downloaded in {_DOWNLOAD_TRIES} tries ({reason})")
         return _refused_url(f"it redirects more than {_MAX_REDIRECTS} times")
 
-    async def _download_once(self, url: str) -> Downloaded | Redirected | Rejected | Transient:
+    async def _download_once(self, url: str, place: Place) -> Downloaded | Redirected | Rejected | Transient:
         request = protocol.download_request(
             url,
             timeout_seconds=self._pace.request_timeout_seconds,
@@ -462,9 +483,15 @@ class Endpoint:
         )
         if isinstance(request, Rejected):
             return request
-        try:
-            async with self._status_gate:  # not `_send`: its silence is not the endpoint's
-                return replies.decipher_download(await self._ports.transport.send(request), url)
+        await place.take()
+        outcome = await self._fetched(request, url)
+        if isinstance(outcome, Transient):  # others may go on while this one waits
+            place.give_back()
+        return outcome
+
+    async def _fetched(self, request: HttpRequest, url: str) -> Downloaded | Redirected | Rejected | Transient:
+        try:  # not by `_send`: its silence is not the endpoint's
+            return replies.decipher_download(await self._ports.transport.send(request), url)
         except AddressRefusedError as error:
             return _refused_url(str(error))
         except ReplyTooLargeError as error:

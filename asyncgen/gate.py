@@ -82,7 +82,36 @@ class Gate:
     async def __aexit__(self, *_: object) -> None:
         self.leave()
 
+    def place(self) -> Place:
+        """A place of one's own, to be taken when it is needed."""
+        return Place(self)
+
     def slow_down(self, retry_after_seconds: float | None) -> None:
         """The platform answered 429."""
         self.refusals += 1
         self._bucket.slow_down(self._ports.clock.now(), retry_after_seconds)
+
+
+class Place:
+    """One holder's place at a gate, kept over more than one request; given back at the end of its `with` block."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._is_taken = gate, False
+
+    async def take(self) -> None:
+        """Enter the gate, unless the place is taken already."""
+        if not self._is_taken:
+            await self._gate.enter()
+            self._is_taken = True
+
+    def give_back(self) -> None:
+        """Leave the gate, if the place is taken."""
+        if self._is_taken:
+            self._is_taken = False
+            self._gate.leave()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import pybase64
 
@@ -89,15 +89,34 @@ class ImageFaultError(Exception):
         return Failure(FailureClass.ITEM, self.code, self.message)
 
 
-def examine(completed: Completed) -> tuple[Picture | LinkedImage, ...] | Failed:
+Decoded: TypeAlias = bytes | LinkedImage | ImageFaultError
+
+
+def decode(completed: Completed) -> list[Decoded]:
+    """The bytes of every inline picture of a result, or what is wrong with its base64; links as they are."""
+    decoded: list[Decoded] = []
+    for image in completed.images:
+        try:
+            decoded.append(image if isinstance(image, LinkedImage) else decode_base64(image.base64_text))
+        except ImageFaultError as fault:
+            decoded.append(fault)
+    return decoded
+
+
+def examine(
+    completed: Completed, decoded: Sequence[Decoded] | None = None
+) -> tuple[Picture | LinkedImage, ...] | Failed:
     """The pictures of a result, in order, every inline one decoded and checked; or why one of them is none.
 
-    `LinkedImage`s are left for the caller to download and `check`.
+    `decoded` is what `decode` gave, where that has been done. `LinkedImage`s are left for the caller to download and
+    `check`.
     """
     pictures: list[Picture | LinkedImage] = []
-    for number, image in enumerate(completed.images, 1):
+    for number, image in enumerate(decode(completed) if decoded is None else decoded, 1):
         try:
-            pictures.append(image if isinstance(image, LinkedImage) else check(decode_base64(image.base64_text)))
+            if isinstance(image, ImageFaultError):
+                raise image
+            pictures.append(image if isinstance(image, LinkedImage) else check(image))
         except ImageFaultError as fault:
             message = f"picture {number} of {len(completed.images)}: {fault.message}"
             failure = Failure(FailureClass.ITEM, fault.code, message)

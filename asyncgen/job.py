@@ -11,6 +11,7 @@ What it may buy, and on which terms, it asks of `Allowance`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from asyncgen import images, naming
 from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, LedgerError, RunPausedError
+from asyncgen.gate import Place
 from asyncgen.images import ImageFaultError, Picture
 from asyncgen.ledger import Ledger
 from asyncgen.lifecycle import State
@@ -230,25 +232,32 @@ class Job:
     # -- collect: accepted → storing → stored --------------------------------------------------------------------
 
     async def _collect(self) -> None:
-        for fetch in range(1, _FETCHES + 1):
-            ending = await self._result()
-            if not (isinstance(ending, Failed) and ending.refetch_first and fetch < _FETCHES):
-                break
-            log.info("the result came damaged and is fetched again: %s", ending.failure)
-        if isinstance(ending, tuple):
-            await self._keep(ending)
-        else:
-            await self._settle_without_picture(ending)
-
-    async def _result(self) -> tuple[Picture, ...] | Failed | Cancelled | Missing:
-        """The job's pictures, whole and checked, or how it ended without."""
-        assert self.item.endpoint is not None and self.item.job_id is not None
+        """A result keeps its place at the endpoint until it is on disk, so that few are in memory at once."""
+        assert self.item.endpoint is not None
         endpoint = self._bench.endpoint_at(self.item.endpoint)
+        for fetch in itertools.count(1):
+            with endpoint.place() as place:
+                ending = await self._result(endpoint, place)
+                if isinstance(ending, tuple):
+                    await self._keep(ending)
+                    return
+            if not (isinstance(ending, Failed) and ending.refetch_first and fetch < _FETCHES):
+                await self._settle_without_picture(ending)
+                return
+            log.info("the result came damaged and is fetched again: %s", ending.failure)
+
+    async def _result(self, endpoint: Endpoint, place: Place) -> tuple[Picture, ...] | Failed | Cancelled | Missing:
+        """The job's pictures, whole and checked, or how it ended without."""
+        assert self.item.job_id is not None
         if self._stop.requested and self._bench.policy.cancel_on_stop:
             await self.cancel()
         before_retry = await self._ledger.ends_before_retry(self.item) if self.item.attempts > 1 else ()
         ending = await endpoint.wait_output(
-            self.item.job_id, lane=_work(self.want.spec), submitted_at=self._out_since, before_retry=before_retry
+            self.item.job_id,
+            place,
+            lane=_work(self.want.spec),
+            submitted_at=self._out_since,
+            before_retry=before_retry,
         )
         self._out_since = None
         match ending:
@@ -258,31 +267,36 @@ class Job:
                 self.timing = ending.timing
                 for note in ending.notes:
                     log.warning("a picture may be missing; the worker says: %s", note)
-                return await self._whole(ending, endpoint)
+                return await self._whole(ending, endpoint, place)
             case Failed() | Cancelled():
                 self.timing = ending.timing
         return ending
 
-    async def _whole(self, completed: Completed, endpoint: Endpoint) -> tuple[Picture, ...] | Failed:
+    async def _whole(self, completed: Completed, endpoint: Endpoint, place: Place) -> tuple[Picture, ...] | Failed:
         found = await self._examined(completed)
         if isinstance(found, Failed):
             return found
         pictures = []
         for picture in found:
-            whole = await self._downloaded(picture, endpoint) if isinstance(picture, LinkedImage) else picture
+            whole = await self._downloaded(picture, endpoint, place) if isinstance(picture, LinkedImage) else picture
             if isinstance(whole, Failed):
                 return whole
             pictures.append(whole)
         return tuple(pictures)
 
     async def _examined(self, completed: Completed) -> tuple[Picture | LinkedImage, ...] | Failed:
-        """Off the event loop, unless the hop there would take longer."""
+        """Off the event loop, unless the hop there would take longer.
+
+        Decoding stays on it (0.15 ms for 1.8 MB): malloc keeps what a thread has freed for that thread, and with a few
+        of them that is more memory, and more page faults, than all pictures in hand.
+        """
         if images.base64_characters(completed) <= _EXAMINED_AT_ONCE:
             return images.examine(completed)
-        return await self._bench.ports.file_threads.run(images.examine, completed)
+        decoded = images.decode(completed)
+        return await self._bench.ports.file_threads.run(images.examine, completed, decoded)
 
-    async def _downloaded(self, link: LinkedImage, endpoint: Endpoint) -> Picture | Failed:
-        data = await endpoint.download(link.url)
+    async def _downloaded(self, link: LinkedImage, endpoint: Endpoint, place: Place) -> Picture | Failed:
+        data = await endpoint.download(link.url, place)
         if isinstance(data, Rejected):
             return Failed(data.failure, self.timing)
         try:

@@ -380,7 +380,8 @@ async def died_while(parts: Wired, state: State, tmp_path: Path) -> None:
     assert type(outcome).__name__ == "Accepted"
     if state is State.ACCEPTED:
         return
-    pictures = await job._result()
+    with parts.endpoint.place() as place:
+        pictures = await job._result(parts.endpoint, place)
     assert isinstance(pictures, tuple)
     prepared = await parts.bench.store.prepare(pictures, job._names(len(pictures)), job._hex8)
     await parts.ledger.record_storing(job.item, prepared, Timing())
