@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from io import BytesIO
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal
 
 import pybase64
 
 from asyncgen.errors import Failure, FailureClass, FailureCode
-from asyncgen.protocol import Completed, Failed, InlineImage, LinkedImage
+from asyncgen.protocol import Completed, DecodedImage, Failed, InlineImage, LinkedImage
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -89,34 +90,30 @@ class ImageFaultError(Exception):
         return Failure(FailureClass.ITEM, self.code, self.message)
 
 
-Decoded: TypeAlias = bytes | LinkedImage | ImageFaultError
+def decoded(completed: Completed) -> Completed:
+    """The same result with the bytes of its inline pictures, so that the reply they came in can be forgotten.
+
+    One whose base64 is damaged stays as it is, for `examine` to say so.
+    """
+    return replace(completed, images=tuple(map(_decoded, completed.images)))
 
 
-def decode(completed: Completed) -> list[Decoded]:
-    """The bytes of every inline picture of a result, or what is wrong with its base64; links as they are."""
-    decoded: list[Decoded] = []
-    for image in completed.images:
-        try:
-            decoded.append(image if isinstance(image, LinkedImage) else decode_base64(image.base64_text))
-        except ImageFaultError as fault:
-            decoded.append(fault)
-    return decoded
+def _decoded(image: InlineImage | DecodedImage | LinkedImage) -> InlineImage | DecodedImage | LinkedImage:
+    if isinstance(image, InlineImage):
+        with suppress(ImageFaultError):
+            return DecodedImage(decode_base64(image.base64_text))
+    return image
 
 
-def examine(
-    completed: Completed, decoded: Sequence[Decoded] | None = None
-) -> tuple[Picture | LinkedImage, ...] | Failed:
+def examine(completed: Completed) -> tuple[Picture | LinkedImage, ...] | Failed:
     """The pictures of a result, in order, every inline one decoded and checked; or why one of them is none.
 
-    `decoded` is what `decode` gave, where that has been done. `LinkedImage`s are left for the caller to download and
-    `check`.
+    `LinkedImage`s are left for the caller to download and `check`.
     """
     pictures: list[Picture | LinkedImage] = []
-    for number, image in enumerate(decode(completed) if decoded is None else decoded, 1):
+    for number, image in enumerate(completed.images, 1):
         try:
-            if isinstance(image, ImageFaultError):
-                raise image
-            pictures.append(image if isinstance(image, LinkedImage) else check(image))
+            pictures.append(image if isinstance(image, LinkedImage) else check(_bytes_of(image)))
         except ImageFaultError as fault:
             message = f"picture {number} of {len(completed.images)}: {fault.message}"
             failure = Failure(FailureClass.ITEM, fault.code, message)
@@ -126,9 +123,8 @@ def examine(
     return tuple(pictures)
 
 
-def base64_characters(completed: Completed) -> int:
-    """How much there is to `examine`."""
-    return sum(len(image.base64_text) for image in completed.images if isinstance(image, InlineImage))
+def _bytes_of(image: InlineImage | DecodedImage) -> bytes:
+    return image.data if isinstance(image, DecodedImage) else decode_base64(image.base64_text)
 
 
 def decode_base64(text: str | memoryview) -> bytes:
@@ -172,7 +168,7 @@ def _not_a_picture(data: bytes) -> ImageFaultError:
     return ImageFaultError(FailureCode.NOT_AN_IMAGE, message, refetch_first=False)
 
 
-def _others(completed: Completed, number: int) -> tuple[InlineImage | LinkedImage, ...]:
+def _others(completed: Completed, number: int) -> tuple[InlineImage | DecodedImage | LinkedImage, ...]:
     return completed.images[: number - 1] + completed.images[number:]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -42,6 +42,13 @@ class InlineImage:
     """A picture inside the reply, still base64 (a data-URI prefix is already cut off); a long one as a view into it."""
 
     base64_text: str | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """A picture that was inside the reply."""
+
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +98,17 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """Finished with pictures, not yet decoded. `notes` are the worker's complaints: then a picture may be missing."""
+    """Finished with pictures, not yet looked at. `notes` are the worker's complaints: then a picture may be missing."""
 
-    images: tuple[InlineImage | LinkedImage, ...]
+    images: tuple[InlineImage | DecodedImage | LinkedImage, ...]
     timing: Timing
     notes: tuple[str, ...] = ()
+
+    @property
+    def image_bytes(self) -> int:
+        """How much there is to look at, without what is linked."""
+        decoded = sum(len(image.data) for image in self.images if isinstance(image, DecodedImage))
+        return decoded + sum(len(image.base64_text) for image in self.images if isinstance(image, InlineImage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +123,7 @@ class Failed:
     timing: Timing = Timing()
     refetch_first: bool = False
     may_be_retried: bool = False
-    aside: tuple[InlineImage | LinkedImage, ...] = ()
+    aside: tuple[InlineImage | DecodedImage | LinkedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

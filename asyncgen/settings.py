@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     downloads_at_once: Count = _env(
         "ASYNCGEN_DOWNLOADS_AT_ONCE",
         8,
-        "Results in memory at the same time, from asking for them until they are on disk. Each takes about 6 MB; more of "
-        "them pay where the network is fast and far.",
+        "Results in memory at the same time, from asking for them until they are on disk. Each takes about 6 MB; more "
+        "of them pay where the network is fast and far.",
     )
     rate_share: Annotated[float, Field(gt=0, le=1)] = _env(
         "ASYNCGEN_RATE_SHARE", 0.8, "Our share of the platform's rate limits, 0 to 1."

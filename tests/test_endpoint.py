@@ -216,7 +216,7 @@ async def test_polls_come_less_often_the_longer_a_job_takes_and_it_is_never_aban
     async with site(endpoint) as url, opened(url, tmp_path, pace) as it:
         assert isinstance(await it.endpoint.wait_output("j", submitted_at=it.clock.now()), Cancelled)
     waits = it.clock.pauses
-    assert waits[0] == 1
+    assert 1 <= waits[0] <= 1.1
     assert sum(waits) > 180
     assert max(waits[:10]) <= 5 * 1.1
     assert 5 * 1.1 < max(waits) <= 15 * 1.1
