@@ -229,7 +229,8 @@ class _Incarnation:
 
         options = self._life.options
         if world.pick.chance(options.stop_percent, "stops") or "cancel" in (options.crash_point or ""):
-            world.arrange(lambda: loop.call_soon(stop), "stop")
+            has_price = options.budget_usd is not None  # so it should come while jobs run, not between two steps
+            world.arrange(lambda: loop.call_soon(stop), "stop", at_a_moment=has_price)
             if world.pick.chance(40, "stops twice"):
                 world.arrange(lambda: loop.call_soon(cancel), "second stop")
         if world.pick.chance(8, "sleeps"):

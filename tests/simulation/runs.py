@@ -22,7 +22,6 @@ _ENDINGS = {"ended": "ended", "stopped": "stopped", "cancelled": "cancelled"}
 _OTHER_ENDINGS = ("crashed", "cancelled", "LedgerError", "StoreError", "BudgetReachedError")
 _CANCEL_SECONDS = 60.0  # in which what is out may end by itself, or wait for its turn
 _LONGEST_PAUSE_SECONDS = 180.0  # in which nobody asks: after it what was silent may answer again
-_ROUNDING_SECONDS = 0.1
 _LONGEST_TRY_SECONDS = 190.0  # a request's timeout, the longest backoff, and both once more
 
 
@@ -114,13 +113,15 @@ def _look_at_silent_purchases(world: World, life: Life, asked: Sequence[Asked]) 
     for buying in asked:
         if buying.operation not in ("run", "retry"):
             continue
-        decided_at = buying.sent_at - 2 * world.slowest_seconds
         same = (each for each in asked if each.endpoint == buying.endpoint and each.operation != "download")
         told = [(each.answered_at, each.has_reply) for each in same if each.answered_at is not None]
-        before = sorted((each for each in told if each[0] < decided_at), reverse=True)
-        silent = [decided_at, *(at for at, _ in takewhile(lambda each: not each[1], before))]
+        before = sorted((each for each in told if each[0] <= buying.sent_at), reverse=True)
+        silent = [buying.sent_at, *(at for at, _ in takewhile(lambda each: not each[1], before))]
         if all(late - soon <= _LONGEST_PAUSE_SECONDS for late, soon in pairwise(silent)):
-            silent_for, limit = decided_at - silent[-1], life.options.pace.unreachable_seconds + _ROUNDING_SECONDS
+            silent_for = silent[0] - silent[-1]
+            limit = (
+                life.options.pace.unreachable_seconds + 2 * world.slowest_seconds
+            )  # it was decided before its intent
             hold(silent_for <= limit, f"{buying.subject} was bought after {silent_for:.0f} s of silence")
 
 

@@ -134,9 +134,9 @@ class World:
 
     # -- accidents -----------------------------------------------------------------------------------------------
 
-    def arrange(self, happen: Callable[[], None], *key: str) -> None:
+    def arrange(self, happen: Callable[[], None], *key: str, at_a_moment: bool = False) -> None:
         """Something is to happen once in this life, after a drawn number of ticks or at a drawn moment."""
-        scale = self.pick(4, *key, "scale")
+        scale = 3 if at_a_moment else self.pick(4, *key, "scale")
         if scale == 3:
             self.arrange_at(happen, second=self.now + self.pick(900, *key, "at") / 10)
         else:
