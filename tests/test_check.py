@@ -94,7 +94,7 @@ def test_every_effective_setting_is_shown_with_its_source_and_the_key_masked(mon
     assert by_name["RUNPOD_API_KEY"] == ("…WXYZ", "environment")
     assert by_name["SYNC_TIMEOUT"] == ("5.0", ".env")
     assert by_name["ASYNCGEN_MODE"] == ("new_pre", "option")
-    assert by_name["ASYNCGEN_CONCURRENCY"] == ("64", "default")
+    assert by_name["ASYNCGEN_CONCURRENCY"] == ("auto", "default")
     assert by_name["ASYNCGEN_LEDGER"] == ("(not set)", "default")
     assert not any(KEY[:-4] in text for setting in shown for text in (setting.value, repr(setting)))
 
