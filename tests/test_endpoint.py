@@ -116,6 +116,23 @@ async def test_a_quiet_hour_between_two_failures_is_no_silence(tmp_path: Path) -
         assert isinstance(await it.endpoint.wait_output(job_id), Completed)
 
 
+async def test_a_health_that_answers_does_not_hide_that_nothing_else_does(tmp_path: Path) -> None:
+    dead = fault("reset_before_accept", operation="status")
+    async with open_sandbox(dead) as sandbox, opened(sandbox, tmp_path, Pace(unreachable_seconds=60)) as it:
+        job_id = await it.job_id()
+
+        async def keep_looking() -> None:
+            while True:
+                assert isinstance(await it.endpoint.health(), Health)
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(keep_looking)
+                with pytest.raises(RunPausedError, match="has not answered"):
+                    await it.endpoint.wait_output(job_id)
+                tasks.cancel_scope.cancel()
+
+
 async def test_an_endpoint_that_takes_no_jobs_for_long_is_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
