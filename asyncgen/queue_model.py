@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from asyncgen.pacing import polling_pause_seconds
 
 #: A status call is worth so much lateness, as a share of the execution time.
-_CALL_PRICE: Final = 0.025
+_CALL_PRICE: Final = 0.03
 _LOWEST_PRICE: Final = 0.001
 #: Where times vary so much that jobs would be noticed later than this share of the longest pause, calls count less.
 _LATEST_SHARE: Final = 0.25
@@ -35,7 +35,8 @@ _TRUSTED_SHARE: Final = 0.92  # the rarest say too little of where the gaps betw
 _RENEW_EVERY: Final = 8
 _REVIEW_SHARE: Final = 0.9
 _GROWTH: Final = 1.5
-_FIRST_SCOUTS: Final = 4
+_FIRST_SCOUTS: Final = 2
+_SCOUTS: Final = frozenset(4**power - 1 for power in range(2, 12))
 _UNKNOWN_PAUSES: Final = 4  # longest pauses for which all but the scouts wait while nothing is known
 _UNRELIABLE: Final = 0.35  # the mean error of predicted starts, in execution times, past which order is not believed
 _SLACK: Final = 0.1  # of the shortest pause
@@ -394,7 +395,7 @@ class QueueModel:
         rank = self._next_rank
         self._next_rank += 1
         # a few, and ever fewer towards the end of the queue, in case it is not worked off from its head
-        is_scout = submitted_at is None or len(self._jobs) < _FIRST_SCOUTS or rank & (rank + 1) == 0
+        is_scout = submitted_at is None or len(self._jobs) < _FIRST_SCOUTS or rank in _SCOUTS
         job = WaitedJob(rank, self._lane(lane), submitted_at, asked_at, asked_at, jitter, is_scout)
         self._jobs.add(job)
         self._without_place[rank] = job
