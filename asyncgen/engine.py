@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import anyio
@@ -222,7 +222,11 @@ class Engine:
             self._landed = {item_id: flight for item_id, flight in self._landed.items() if not flight.places}
             wants, in_work = [wanted.want for wanted in chunk], frozenset(self._flights)
             items = await self._bench.ledger.claim(self._batch, run_id, wants, in_work)
-            for wanted, item in zip(chunk, items, strict=True):
+            first: dict[int, Item] = {}
+            for wanted, claimed in zip(chunk, items, strict=True):
+                item = first.setdefault(claimed.id, claimed)
+                if item is not claimed:  # which does not know yet what the image's first place has made of it
+                    item = replace(item, repeats=claimed.repeats, is_new=False)
                 await self._take(tasks, wanted, item, deliver)
 
     async def _take(self, tasks: TaskGroup, wanted: IndexedWant, item: Item, deliver: Deliver) -> None:

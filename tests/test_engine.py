@@ -138,6 +138,22 @@ async def test_two_equal_rows_with_one_seed_are_one_image_and_both_are_answered(
     assert "it is one image" in caplog.text
 
 
+async def test_both_places_of_an_image_whose_lane_has_stopped_say_that_it_is_pending(tmp_path: Path) -> None:
+    same = {"prompt": "a fox", "seed": 7, "style_id": "1"}
+    async with open_sandbox(fault("no_images")) as sandbox:
+        base = f"{sandbox.base_url}/{ENDPOINT}"
+        async with wired(sandbox, tmp_path) as parts:
+            assert not any(result.ok for result in await parts.run([same]))
+        async with wired(sandbox, tmp_path, allowance=allowing(base, faults_in_a_row=1)) as parts:
+            other = {"prompt": "a cat", "style_id": "1"}
+            results = await parts.run([other, same, same], parts.engine(1, retry_failed=True))
+    assert [result.status for result in sorted(results, key=lambda result: result.index)] == [
+        "failed",
+        "pending",
+        "pending",
+    ]
+
+
 async def test_an_id_used_twice_stops_the_run_and_keeps_what_is_made(tmp_path: Path) -> None:
     rows = [{"prompt": "a fox", "id": "x"}, *prompts(40), {"prompt": "an owl", "id": "x"}]
     async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
