@@ -145,13 +145,10 @@ async def test_both_places_of_an_image_whose_lane_has_stopped_say_that_it_is_pen
         async with wired(sandbox, tmp_path) as parts:
             assert not any(result.ok for result in await parts.run([same]))
         async with wired(sandbox, tmp_path, allowance=allowing(base, faults_in_a_row=1)) as parts:
-            other = {"prompt": "a cat", "style_id": "1"}
-            results = await parts.run([other, same, same], parts.engine(1, retry_failed=True))
-    assert [result.status for result in sorted(results, key=lambda result: result.index)] == [
-        "failed",
-        "pending",
-        "pending",
-    ]
+            others = [{"prompt": prompt, "style_id": "1"} for prompt in ("a cat", "a dog")]
+            results = await parts.run([*others, same, same], parts.engine(1, retry_failed=True))
+    by_place = sorted(results, key=lambda result: result.index)
+    assert [result.status for result in by_place] == ["failed", "pending", "pending", "pending"]
 
 
 async def test_an_id_used_twice_stops_the_run_and_keeps_what_is_made(tmp_path: Path) -> None:
