@@ -29,6 +29,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     order                     which images are started one after the other
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     concurrency               the rule of `slots`
+    queue_model               when `endpoint` should ask for each job, learned from its replies
     styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, lifting, diagnosis, request, records,
     lifecycle, manifest_lines, documents, errors
                               pure, as the line above: values in, values out

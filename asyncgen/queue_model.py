@@ -528,9 +528,10 @@ class QueueModel:
 
     def _grown(self, job: WaitedJob, since: float) -> float:
         longest = self._longest * (self._slow_factor if job.is_slow else 1.0)
-        pause = polling_pause_seconds(
-            1 + job.polls - job.polls_before, job.jitter, first_seconds=self._shortest, longest_seconds=longest
-        )
+        grown = job.polls - job.polls_before
+        pause = polling_pause_seconds(1 + grown, job.jitter, first_seconds=self._shortest, longest_seconds=longest)
+        if not grown:
+            pause = self._shortest
         return max(job.answered_at, since) + pause
 
     # -- learning ------------------------------------------------------------------------------------------------

@@ -107,10 +107,14 @@ class Settings(BaseSettings):
 
     # how long to wait
     polling_interval_seconds: Seconds = _env(
-        "POLLING_INTERVAL", 1.0, "Seconds before a job's first status call; later pauses grow from here."
+        "POLLING_INTERVAL",
+        1.0,
+        "The shortest pause, in seconds, before a job's first and between two of its status calls.",
     )
     polling_interval_max_seconds: Seconds = _env(
-        "ASYNCGEN_POLLING_INTERVAL_MAX", 5.0, "The longest pause, in seconds, between two status calls for one job."
+        "ASYNCGEN_POLLING_INTERVAL_MAX",
+        5.0,
+        "The longest pause, in seconds, between two status calls for a job whose end cannot be foretold.",
     )
     max_polling_duration_seconds: Seconds = _env(
         "MAX_POLLING_DURATION",
