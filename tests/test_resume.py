@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from parts import FAILURE, LEDGER, TERMS, record, rows
 from support import SMALL
 
+from asyncgen import intake, source
 from asyncgen.api import ImageGenerator
+from asyncgen.assets import data_path
 from asyncgen.display import PlainDisplay
 from asyncgen.intake import TakeKept
 from asyncgen.lifecycle import State
@@ -28,6 +30,7 @@ from asyncgen.protocol import Timing
 from asyncgen.records import PLATFORM, Item
 from asyncgen.run import Workspace, shared_workspace
 from asyncgen.source import Source, SourceOptions
+from asyncgen.template import DEFAULT_WORKFLOW
 
 BATCH = "set"
 
@@ -146,7 +149,18 @@ STATES = st.lists(
 )
 
 
-@settings(max_examples=60)
+@pytest.fixture(scope="module")
+def small_blocks() -> Iterator[None]:
+    """Files of a test's size come in several blocks and chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "BLOCK", 3)
+        patch.setattr(source, "BLOCK", 3)
+        patch.setattr(intake, "_CHUNK", 2)
+        yield
+
+
+@pytest.mark.usefixtures("small_blocks")
+@settings(max_examples=80)
 @given(first=st.lists(ROWS, max_size=12), second=st.lists(ROWS, max_size=12), same=st.booleans(), data=st.data())
 def test_a_batch_is_continued_alike_whether_its_rows_are_looked_up_or_all_planned(
     first: list[str], second: list[str], same: bool, data: st.DataObject
@@ -210,6 +224,55 @@ def test_only_what_is_new_or_not_there_is_parsed(finished: Continued, monkeypatc
     assert finished.run(looked_up=True) == {"new": 1, "kept": 3, "lost": 1}
     assert parsed == [row("d"), row("b", images=2)] * 2, "once to look at them, once to run"
     assert list(finished.claimed) == [0, 2, 3]
+
+
+ONE, OTHER = row("a", id="one"), row("b", id="one")
+
+
+@pytest.mark.parametrize("lines", [[ONE, OTHER], [OTHER, ONE], [ONE, ONE], [ONE, row("x"), row("y"), row("z"), OTHER]])
+@pytest.mark.usefixtures("small_blocks")
+def test_an_id_that_comes_twice_is_found_though_its_image_is_there(
+    tmp_path: Path, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told of the later row, which is left out of the run too."""
+    continued = Continued(tmp_path)
+    continued.write([ONE, row("x")])
+    continued.run(looked_up=True, states=[State.STORED] * 2)
+    continued.write(lines)
+    ran = continued.run(looked_up=True)
+    assert (ran["skipped"], ran["kept"] + ran["new"]) == (1, len(lines) - 1)
+    assert f"rows.jsonl:{len(lines)}:id: this id is used twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("between", [0, 5])
+@pytest.mark.usefixtures("small_blocks")
+def test_a_row_that_is_repeated_is_another_image_though_the_first_is_there(tmp_path: Path, between: int) -> None:
+    others = [row(f"other {number}") for number in range(between)]
+    continued = Continued(tmp_path)
+    continued.write([row("a"), *others])
+    continued.run(looked_up=True, states=[State.STORED] * 2)
+    continued.write([row("a"), *others, row("a"), json.dumps("a"), row("a", seed=3), row("a", seed=3)])
+    ran = continued.run(looked_up=True)
+    assert (ran["new"], ran["repeated"]) == (3, 1)
+    assert [occurrence for occurrence, said in occurrences(tmp_path) if "seed" not in said] == [0, 1, 2]
+
+
+def occurrences(root: Path) -> list[tuple[int, str]]:
+    query = "SELECT occurrence, said FROM item WHERE json_extract(said, '$.prompt') = 'a' ORDER BY occurrence"
+    return [(int(occurrence), said) for occurrence, said in rows(root / "out", query)]
+
+
+def test_a_row_that_names_a_workflow_of_its_own_is_planned_with_what_the_file_says_today(tmp_path: Path) -> None:
+    graph = tmp_path / "own.json"
+    for suffix in (".json", ".bindings.json"):
+        shutil.copy(data_path("workflows", f"{DEFAULT_WORKFLOW}{suffix}"), graph.with_suffix(suffix))
+    continued = Continued(tmp_path)
+    continued.write([row("a", workflow=str(graph)), row("b")])
+    continued.run(looked_up=True, states=[State.STORED] * 2)
+    graph.write_text(graph.read_text(encoding="utf-8").replace('"VAEDecode"', '"VAEDecodeTiled"'), encoding="utf-8")
+    again = Continued(tmp_path)
+    assert again.run(looked_up=True) == {"kept": 2, "changed": 1}
+    assert len(again.claimed) == 1
 
 
 @pytest.mark.parametrize("change", ["style", "field", "workflow", "limit"])
