@@ -17,7 +17,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     verify, rebuild, salvage  what is wrong with an output root; a new ledger for a damaged one
     report, manifest, results readers of the ledger, and what callers get
     resume                    what the ledger knows of a prompt file already
-    endpoint, gate            submit, wait, cancel, health, backoff; so many requests in 10 s and at once
+    endpoint, calls, gate     submit, wait, cancel, health; backoff and silence; so many requests in 10 s and at once
     prices                    what a second of a worker costs
     locking, sharing          one process owns an output root; runs of one user share an endpoint's limits
     lookahead                 the input read ahead, and ordered

@@ -1,7 +1,7 @@
 """One RunPod endpoint: submit, wait for the output, cancel, retry, health, runsync, download.
 
-All jobs on an endpoint share its gates: a token bucket and a limit on requests at once for each operation. tenacity
-drives every backoff, here and nowhere else. What a reply means is decided in `asyncgen.replies`.
+All jobs on an endpoint share its gates: a token bucket and a limit on requests at once for each operation. Every
+request goes through `asyncgen.calls`. What a reply means is decided in `asyncgen.replies`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, stop_never
+from tenacity import RetryCallState, stop_after_attempt
 
 from asyncgen import protocol, replies
-from asyncgen.errors import Failure, FailureClass, FailureCode, JobStillRunningError, RunPausedError
+from asyncgen.calls import Calls, outcome_of
+from asyncgen.errors import Failure, FailureClass, FailureCode, JobStillRunningError
 from asyncgen.gate import Gate, Place
-from asyncgen.pacing import WINDOW_SECONDS, backoff_seconds
+from asyncgen.pacing import WINDOW_SECONDS
 from asyncgen.ports import (
     AddressRefusedError,
-    HttpReply,
     HttpRequest,
-    NotSentError,
     Ports,
     ReplyTooLargeError,
     TransportError,
@@ -67,11 +66,9 @@ _CANCEL_TRIES: Final = 4
 _DOWNLOAD_TRIES: Final = 8  # over about a minute: a result's own site may stay down, and must not hold the run up
 _SLOW_FACTOR: Final = 3.0
 _LEARNING_SHARE: Final = 0.1  # of the newest in a running mean
-_LONGEST_PAUSE_SECONDS: Final = 60.0  # between two tries of one request
 _REFUSED_REPORT_AFTER_SECONDS: Final = 30.0
 _SLOW_REPORT_EVERY_SECONDS: Final = 300.0
 _SHORTEST_SLEEP_SECONDS: Final = 1e-3
-_TOO_MANY_REQUESTS: Final = 429
 
 Submitted = Accepted | Unknown | Rejected
 JobEnding = Completed | Failed | Cancelled | Missing | Rejected
@@ -138,6 +135,7 @@ class Endpoint:
     ) -> None:
         self._ports, self.address, self._api_key, self._pace = ports, address, api_key, pace
         self._sharers = sharers
+        self._calls = Calls(ports, address.base_url, pace.request_timeout_seconds, pace.unreachable_seconds)
 
         def gate(per_window: float, at_once: int, own_at_once: int | None = None) -> Gate:
             share = pace.rate_share
@@ -152,8 +150,6 @@ class Endpoint:
         self._waited: dict[str, WaitedJob] = {}
         self._asleep: dict[WaitedJob, anyio.CancelScope] = {}
         self._result_seconds: float | None = None
-        self._silent_since: float | None = None
-        self._failed_at = -math.inf
         self._refused_since: float | None = None
         self._slow_reported_at: float | None = None
 
@@ -170,14 +166,16 @@ class Endpoint:
             with stop.interruptible():
                 await self._ports.clock.sleep(seconds)
 
-        outcome = await self._repeated(lambda: self._submit_once(body, journal, stop), Refused, sleep=sleep)
+        outcome = await self._calls.repeated(lambda: self._submit_once(body, journal, stop), Refused, sleep=sleep)
         assert not isinstance(outcome, Refused)
         return outcome
 
     async def retry(self, job_id: str, journal: Journal, stop: Stop) -> Submitted | Refused | Missing:
         """Have a FAILED or TIMED_OUT job run again, and pay again, under its id. Sent once; else as `submit`."""
         request = protocol.retry_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
-        return await self._journalled(lambda: self._buy(request, replies.decipher_retry, self._run_gate), journal, stop)
+        return await self._journalled(
+            lambda: self._calls.buy(request, replies.decipher_retry, self._run_gate), journal, stop
+        )
 
     async def _submit_once(self, body: bytes, journal: Journal, stop: Stop) -> Submitted | Refused:
         return await self._journalled(lambda: self._post_run(body), journal, stop)
@@ -186,7 +184,7 @@ class Endpoint:
         with stop.interruptible():
             await self._run_gate.enter()
         try:
-            self._give_up_on_silence()  # each submission that nobody answers is one more that is held
+            self._calls.give_up_on_silence()  # each submission that nobody answers is one more that is held
             with anyio.CancelScope(shield=True):
                 await journal.intend()
                 outcome = await send()
@@ -197,7 +195,7 @@ class Endpoint:
 
     async def _post_run(self, body: bytes) -> Submitted | Refused:
         request = protocol.run_request(self.address, self._api_key, body, self._pace.request_timeout_seconds)
-        outcome = await self._buy(request, replies.decipher_submission, self._run_gate)
+        outcome = await self._calls.buy(request, replies.decipher_submission, self._run_gate)
         self._report_refusals(outcome)
         return outcome
 
@@ -264,7 +262,7 @@ class Endpoint:
         wait, self._waited[job_id] = _Wait(job, now, deadline, before_retry), job
         try:
             await self._sleep(wait, self._due_in(wait))
-            return await self._repeated(
+            return await self._calls.repeated(
                 lambda: self._poll(job_id, wait, place),
                 (Pending, Transient),
                 wait=lambda state: self._poll_pause(wait, state),
@@ -281,7 +279,7 @@ class Endpoint:
         await place.take()
         asked_at = self._ports.clock.now()
         self._queue.asked(wait.job, asked_at, asked_at - due_at)
-        outcome = await self._ask(request, replies.decipher_status, self._status_gate)
+        outcome = await self._calls.ask(request, replies.decipher_status, self._status_gate)
         if not isinstance(outcome, Completed):
             place.give_back()
         now = self._ports.clock.now()
@@ -341,9 +339,9 @@ class Endpoint:
 
     def _poll_pause(self, wait: _Wait, state: RetryCallState) -> float:
         """tenacity's wait strategy: until the model of the queue thinks it worth asking, or a fault may be over."""
-        outcome = _outcome_of(state)
+        outcome = outcome_of(state)
         if isinstance(outcome, Transient):
-            return self._pause_after_fault(wait.faults_in_a_row, outcome.retry_after_seconds)
+            return self._calls.pause_after_fault(wait.faults_in_a_row, outcome.retry_after_seconds)
         wait.job.is_slow = self._is_slow(wait)
         return self._due_in(wait)
 
@@ -404,9 +402,9 @@ class Endpoint:
 
         async def ask() -> Cancelled | Pending | Missing | Transient | Rejected:
             async with self._cancel_gate:
-                return await self._ask(request, replies.decipher_cancel, self._cancel_gate)
+                return await self._calls.ask(request, replies.decipher_cancel, self._cancel_gate)
 
-        outcome = await self._repeated(ask, Transient, stop=stop_after_attempt(_CANCEL_TRIES))
+        outcome = await self._calls.repeated(ask, Transient, stop=stop_after_attempt(_CANCEL_TRIES))
         if job := self._waited.get(job_id):
             self._queue.cancelled(job, self._ports.clock.now())
             self._wake_hastened()
@@ -425,7 +423,7 @@ class Endpoint:
             self.address, self._api_key, body, self._pace.request_timeout_seconds, wait_ms
         )
         async with self._runsync_gate:
-            outcome = await self._buy(request, replies.decipher_runsync, self._runsync_gate)
+            outcome = await self._calls.buy(request, replies.decipher_runsync, self._runsync_gate)
         if not isinstance(outcome, Ran):
             return outcome
         if not isinstance(outcome.outcome, Pending):
@@ -440,7 +438,7 @@ class Endpoint:
                 self.address, self._api_key, job_id, self._pace.request_timeout_seconds, int(left * 1000)
             )
             async with self._runsync_gate:  # held for long: it must not keep polls waiting
-                outcome = await self._ask(request, replies.decipher_status, self._runsync_gate)
+                outcome = await self._calls.ask(request, replies.decipher_status, self._runsync_gate)
             if isinstance(outcome, Missing | Transient):
                 break  # undocumented: an endpoint may not have it
             if not isinstance(outcome, Pending):
@@ -463,7 +461,7 @@ class Endpoint:
     async def _downloaded(self, url: str, place: Place) -> bytes | Rejected:
         for _ in range(_MAX_REDIRECTS + 1):
             once = partial(self._download_once, url, place)
-            match await self._repeated(once, Transient, stop=stop_after_attempt(_DOWNLOAD_TRIES)):
+            match await self._calls.repeated(once, Transient, stop=stop_after_attempt(_DOWNLOAD_TRIES)):
                 case Downloaded(data):
                     return data
                 case Redirected(target):
@@ -498,118 +496,6 @@ class Endpoint:
             return Rejected(Failure(FailureClass.ITEM, FailureCode.RESULT_TOO_LARGE, f"the result's file: {error}"))
         except TransportError as error:
             return Transient(str(error))
-
-    # -- requests and their repetition ---------------------------------------------------------------------------
-
-    async def _repeated(
-        self,
-        once: Callable[[], Awaitable[T]],
-        passing: type | tuple[type, ...],
-        *,
-        wait: Callable[[RetryCallState], float] | None = None,
-        sleep: Callable[[float], Any] | None = None,
-        stop: Callable[[RetryCallState], bool] = stop_never,
-    ) -> T:
-        """The outcome of `once`, had again for as long as it is of a `passing` type; when stopped, the last one.
-
-        tenacity, on our clock and randomness, comes in with the second try: it takes longer than a request.
-        """
-        outcome = await once()
-        if not isinstance(outcome, passing):
-            return outcome
-        first = [outcome]
-
-        async def first_or_next() -> T:
-            return first.pop() if first else await once()
-
-        retrying = AsyncRetrying(
-            retry=retry_if_result(lambda outcome: isinstance(outcome, passing)),
-            wait=wait or self._backoff,
-            sleep=sleep or self._ports.clock.sleep,
-            stop=stop,
-            before_sleep=lambda _: self._give_up_on_silence(),
-            retry_error_callback=_outcome_of,
-        )
-        settled: T = await retrying(first_or_next)
-        return settled
-
-    async def _buy(self, request: HttpRequest, decipher: Callable[[HttpReply], T], gate: Gate) -> T | Refused | Unknown:
-        """Send, once, a request that makes a job run: Refused if it certainly has not arrived, else Unknown."""
-        try:
-            reply = await self._send(request)
-        except NotSentError as error:
-            return Refused(f"the endpoint cannot be reached ({error})")
-        except TransportError as error:
-            return Unknown(f"no reply came ({error})")
-        outcome = decipher(reply)
-        if isinstance(outcome, Refused):
-            self._slow_down(gate, reply, outcome.retry_after_seconds)
-        return outcome
-
-    async def _ask(self, request: HttpRequest, decipher: Callable[[HttpReply], T], gate: Gate) -> T | Transient:
-        """Send a request that costs nothing and may be repeated; no reply is a `Transient`."""
-        try:
-            reply = await self._send(request)
-        except TransportError as error:
-            return Transient(str(error))
-        outcome = decipher(reply)
-        if isinstance(outcome, Transient):
-            self._slow_down(gate, reply, outcome.retry_after_seconds)
-        return outcome
-
-    async def _send(self, request: HttpRequest) -> HttpReply:
-        try:
-            reply = await self._ports.transport.send(request)
-        except ReplyTooLargeError:
-            raise  # it did answer
-        except TransportError:
-            self._note_silence()
-            raise
-        self._silent_since = None
-        return reply
-
-    def _note_silence(self) -> None:
-        """A request has had no answer. Silence lasts while we keep asking: a pause in which nobody asked ends it."""
-        now = self._ports.clock.now()
-        if self._silent_since is None or self._has_paused(now):
-            self._silent_since = now
-        self._failed_at = now
-
-    def _has_paused(self, now: float) -> bool:
-        """Whether nobody has asked for so long that what was silent then may answer now."""
-        return now - self._failed_at > 2 * self._pace.request_timeout_seconds + _LONGEST_PAUSE_SECONDS
-
-    def _slow_down(self, gate: Gate, reply: HttpReply, retry_after_seconds: float | None) -> None:
-        if reply.status == _TOO_MANY_REQUESTS:
-            gate.slow_down(retry_after_seconds)
-
-    def _backoff(self, state: RetryCallState) -> float:
-        outcome = _outcome_of(state)
-        return self._pause_after_fault(state.attempt_number, outcome.retry_after_seconds)
-
-    def _pause_after_fault(self, faults_in_a_row: int, retry_after_seconds: float | None) -> float:
-        jitter = self._ports.rng.random()
-        return max(backoff_seconds(faults_in_a_row, jitter), (retry_after_seconds or 0.0) * (1 + 0.1 * jitter))
-
-    def _give_up_on_silence(self) -> None:
-        now = self._ports.clock.now()
-        if self._silent_since is None or self._has_paused(now):
-            return
-        silent_for = now - self._silent_since
-        if silent_for > self._pace.unreachable_seconds:
-            raise RunPausedError(
-                Failure(
-                    FailureClass.TRANSPORT,
-                    FailureCode.UNREACHABLE,
-                    f"{self.address.base_url} has not answered for {silent_for:.0f} s: check the network, then start "
-                    "the run again; what is out stays known by its id",
-                )
-            )
-
-
-def _outcome_of(state: RetryCallState) -> Any:
-    assert state.outcome is not None
-    return state.outcome.result()
 
 
 def _refused_url(problem: str) -> Rejected:

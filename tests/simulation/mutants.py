@@ -105,7 +105,7 @@ MUTANTS = (
         "                    beside.start_soon(journal.intend)\n                    outcome = await send()\n",
     ),
     Mutant(
-        "purchase sent again on silence", "a job is bought twice", "endpoint.py",
+        "purchase sent again on silence", "a job is bought twice", "calls.py",
         '            return Unknown(f"no reply came ({error})")',
         '            return Refused(f"no reply came ({error})")',
     ),
@@ -137,10 +137,11 @@ MUTANTS = (
         '    unknown = {"state": State.WANTED, "state_at": at,',
     ),
     Mutant(
-        "failed poll buys", "a job is bought again because a poll was not answered", "endpoint.py",
-        "        try:\n            reply = await self._send(request)\n        except TransportError as error:\n"
+        "failed poll buys", "a job is bought again because a poll was not answered", "calls.py",
+        "        try:\n            reply = await self.send(request)\n        except TransportError as error:\n"
         "            return Transient(str(error))\n        outcome = decipher(reply)\n",
-        "        try:\n            reply = await self._send(request)\n        except TransportError:\n"
+        "        try:\n            reply = await self.send(request)\n        except TransportError:\n"
+        "            from asyncgen.protocol import Failed\n"
         '            return Failed(Failure(FailureClass.INFRASTRUCTURE, FailureCode.LOST, ""))\n'
         "        outcome = decipher(reply)\n",
     ),
@@ -158,7 +159,7 @@ MUTANTS = (
     ),
     Mutant(
         "old answer believed after a retry", "a job that runs again, and is paid for, is given up", "endpoint.py",
-        "        if said and said == wait.before_retry and", "        if False and",
+        "        if said in wait.before_retry and", "        if False and",
     ),
     Mutant(
         "download not tried again", "a good picture is given up because its site was slow once", "endpoint.py",
@@ -185,8 +186,8 @@ MUTANTS = (
     ),
     Mutant(
         "jobs polled at today's endpoint", "paid jobs are declared lost when the endpoint changes", "job.py",
-        "        endpoint = self._bench.endpoint_at(self.item.endpoint)\n        if self._stop",
-        "        endpoint = self._bench.endpoint_at(self._bench.allowance.endpoint)\n        if self._stop",
+        "        endpoint = self._bench.endpoint_at(self.item.endpoint)\n        for fetch",
+        "        endpoint = self._bench.endpoint_at(self._bench.allowance.endpoint)\n        for fetch",
     ),
     Mutant(
         "what is out is not taken up again", "paid results expire", "engine.py",
@@ -198,11 +199,11 @@ MUTANTS = (
         "        while pause := self._bucket.paused_for(self._ports.clock.now()):",
     ),
     Mutant(
-        "Retry-After of a 429 ignored", "the platform answers 429", "endpoint.py",
+        "Retry-After of a 429 ignored", "the platform answers 429", "calls.py",
         "            gate.slow_down(retry_after_seconds)", "            gate.slow_down(None)",
     ),
     Mutant(
-        "no backoff", "a platform in trouble is hammered", "endpoint.py",
+        "no backoff", "a platform in trouble is hammered", "calls.py",
         "        return max(backoff_seconds(faults_in_a_row, jitter),", "        return max(0.01,",
     ),
     Mutant(
@@ -269,10 +270,10 @@ MUTANTS = (
     ),
     Mutant(
         "retry outside the gate", "the platform answers 429", "endpoint.py",
-        "        return await self._journalled(lambda: self._buy(request, replies.decipher_retry, self._run_gate), "
-        "journal, stop)\n",
+        "        return await self._journalled(\n"
+        "            lambda: self._calls.buy(request, replies.decipher_retry, self._run_gate), journal, stop\n        )\n",
         "        with anyio.CancelScope(shield=True):\n            await journal.intend()\n"
-        "            outcome = await self._buy(request, replies.decipher_retry, self._run_gate)\n"
+        "            outcome = await self._calls.buy(request, replies.decipher_retry, self._run_gate)\n"
         "            await journal.learn(outcome)\n        return outcome\n",
     ),
     Mutant(
