@@ -241,7 +241,7 @@ def _canned(asked: Asked, pick: Choices) -> Reply | None:
         case "402":
             return Reply(402, b'{"error":"insufficient balance"}', "paused")
         case "400":
-            outcome = "paused" if _buys(asked) else "fault"
+            outcome = {"run": "paused", "retry": "refused"}.get(asked.operation, "fault")  # a job may not be retryable
             return Reply(400, b'{"error":"something nobody has seen before"}', outcome)
         case _:
             return None

@@ -181,7 +181,7 @@ class Platform:
 
     def _hidden_until(self, prompt: str, time: float) -> float:
         """Right after `/run` a job may not be known everywhere yet, for up to 31 s."""
-        if self.fault_percent and self._pick.chance(20, "slow to propagate", prompt):
+        if self.fault_percent and self._pick.chance(40, "slow to propagate", prompt):
             return time + 31.0 * self._pick.unit("propagates", prompt)
         return time
 

@@ -245,6 +245,9 @@ class _Walk:
 
     def _look_at_loss(self, job: Job, told: Sequence[Asked], *, is_last: bool) -> None:
         self._hold(bool(told) and told[-1].outcome == "gone", f"{job.job_id} is said to be lost, and was not")
+        has_said = any(each.outcome == "damaged" or each.execution is self._run for each in told)
+        said = self._job.execution_ms if self._job else None
+        self._hold(said is None or has_said, f"{job.job_id} was lost, and {said} ms are recorded")
         may_be_bought = "lost" not in self._codes and self._bought < self._lives[-1].options.max_attempts
         self._hold(is_last != may_be_bought, "a lost job was bought again, or given up, once too often")
         self._codes.append("lost")

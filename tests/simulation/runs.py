@@ -86,9 +86,7 @@ def _look_at_unlisted(world: World, life: Life) -> None:
 
 def _look_at_pause(world: World, life: Life, asked: Sequence[Asked]) -> None:
     """Once the account has refused, nothing new is bought, and the run says so."""
-    telling = [each for each in asked if each.outcome == "paused" and each.operation != "cancel"]
-    # a 400 to a retry only says that this job cannot be run again
-    refused = [each.answered_at for each in telling if (each.operation, each.fault) != ("retry", "400")]
+    refused = [each.answered_at for each in asked if each.outcome == "paused" and each.operation != "cancel"]
     if not refused:
         return
     hold(life.ending in ("RunPausedError", *_OTHER_ENDINGS), f"life {life.number} was refused, and {life.ending}")
