@@ -322,6 +322,10 @@ MUTANTS = (
         "    return lambda connection, at: None",
     ),
     Mutant(
+        "refused retry pauses the run", "one job that cannot be run again holds up all others", "replies.py",
+        "    if cannot_be_retried and not isinstance(_not_answered(reply), Rejected):\n        return Missing()\n", "",
+    ),
+    Mutant(
         "a move without its event", "the story of an image has a hole", "../resources/sql/0002_moves_and_money.sql",
         "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item BEGIN",
         "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item WHEN NEW.state <> 'unknown' BEGIN",

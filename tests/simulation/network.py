@@ -31,7 +31,7 @@ REQUEST_FAULTS = {
     "run": _FOR_ALL,
     "status": (*_FOR_ALL, "stale status", "damaged result", "stray 404"),
     "cancel": _FOR_ALL,
-    "retry": _FOR_ALL,
+    "retry": (*_FOR_ALL, "400"),
     "download": ("refused connection", "lost request", "lost reply", "cut reply", "429", "503", "500 before",
                  "damaged result"),
 }  # fmt: skip
