@@ -31,7 +31,7 @@ REQUEST_FAULTS = {
     "run": _FOR_ALL,
     "status": (*_FOR_ALL, "stale status", "damaged result", "stray 404"),
     "cancel": _FOR_ALL,
-    "retry": (*_FOR_ALL, "400"),
+    "retry": (*_FOR_ALL, *("400",) * 4),
     "download": ("refused connection", "lost request", "lost reply", "cut reply", "429", "503", "500 before",
                  "damaged result"),
 }  # fmt: skip
@@ -41,7 +41,7 @@ STORMS = (
     "503", "429", "429 with Retry-After", "500 before",
     "refused connection", "lost request", "HTML", "401", "402", "400",
 )  # fmt: skip
-_RARE = ("cancel", "retry", "download")  # asked so seldom that their faults would be
+_RARE_PERCENT = {"cancel": 40.0, "retry": 60.0, "download": 40.0}  # asked so seldom that their faults would be
 _STORM_SECONDS = (5.0, 30.0, 120.0, 900.0)
 _STALE_SECONDS = 25.0
 _LONGEST_RETRY_AFTER_SECONDS = 40
@@ -215,7 +215,7 @@ class Network:
         if storm and operation in storm.operations and storm.begins_at <= world.now < storm.ends_at:
             world.books.hit(f"storm: {storm.fault}")
             return storm.fault
-        percent = 40.0 if world.fault_percent and operation in _RARE else world.fault_percent
+        percent = _RARE_PERCENT.get(operation, world.fault_percent) if world.fault_percent else 0.0
         if world.calm or not world.pick.chance(percent, "request", operation):
             return None
         fault = world.pick.of(REQUEST_FAULTS[operation], "request fault", operation)

@@ -47,7 +47,7 @@ def _look_at_ending(world: World, life: Life, asked: Sequence[Asked]) -> None:
         "LedgerError": "disk: commit fails" in hits,
         "RunPausedError": any(each.outcome == "paused" for each in asked)
         or _was_silent(life, asked)
-        or life.options.lane_faults < MANY,
+        or (life.options.lane_faults < MANY and " is stopped, " in life.said),
         "BudgetReachedError": life.options.budget_usd is not None,
     }
     hold(reasons.get(life.ending, True), f"life {life.number} ended with {life.ending} ({life.said})")
