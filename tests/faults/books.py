@@ -25,7 +25,10 @@ Job = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Record:
-    """What the ledger says of one wanted image. `known_jobs` are its purchases by job id; a retry has the same id."""
+    """What the ledger says of one wanted image. `known_jobs` are its purchases by job id; a retry has the same id.
+
+    `unconfirmed` counts the retries that no reply came to: whether they were taken, the job's state told later.
+    """
 
     prompt: str
     seed: int
@@ -35,6 +38,7 @@ class Record:
     job_id: str | None
     paths: tuple[str, ...]
     unknowns: int
+    unconfirmed: int
     known_jobs: Counter[str]
 
 
@@ -89,6 +93,7 @@ def _record(root: Path, item_id: int, prompt: str, seed: str, state: str, *rest:
         *rest,
         paths=tuple(of_item("SELECT path FROM image WHERE state = 'stored'")),
         unknowns=len(of_item("SELECT 1 FROM event WHERE state = 'unknown'")),
+        unconfirmed=len(of_item("SELECT 1 FROM event WHERE state = 'accepted' AND detail LIKE '%POST /retry%'")),
         known_jobs=Counter(of_item("SELECT job_id FROM job WHERE job_id IS NOT NULL AND outcome IS NOT 'unknown'")),
     )
 
@@ -97,7 +102,8 @@ def _purchases(record: Record, jobs: Sequence[Job], fate: Fate, *, may_resubmit:
     """How often it was bought again: for a reason, or twice, which must never be."""
     assert len({job["input_digest"] for job in jobs}) <= 1, f"sent in different words: {record}"
     purchases = Counter({job["id"]: 1 + job["retries"] for job in jobs})
-    assert record.known_jobs <= purchases, f"jobs that were never sold: {record}, sold {purchases}"
+    never_sold = (record.known_jobs - purchases).total()
+    assert never_sold <= record.unconfirmed, f"jobs that were never sold: {record}, sold {purchases}"
     forgotten = (purchases - record.known_jobs).total()
     assert forgotten <= record.unknowns, f"paid jobs are forgotten: {record}, sold {purchases}"
     again = max(0, purchases.total() - 1)
