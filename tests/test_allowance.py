@@ -371,7 +371,7 @@ async def test_a_good_job_that_a_learned_timeout_cuts_off_is_bought_again_with_a
         async with on_a_budget(sandbox, tmp_path, 2000, timeout_seconds=600) as parts:
             await parts.run(prompts(20), parts.engine(concurrency=1))
             slow = parts.chunks([{"prompt": "a whole forest", "steps": 20}])
-            sandbox.exchange._execution = lambda _: 90.0
+            sandbox.exchange.execution = lambda _: 90.0
             engine = parts.engine(concurrency=1)
 
             async def deliver(result: ImageResult) -> None:
