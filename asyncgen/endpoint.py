@@ -69,6 +69,9 @@ _LEARNING_SHARE: Final = 0.1  # of the newest in a running mean
 _REFUSED_REPORT_AFTER_SECONDS: Final = 30.0
 _SLOW_REPORT_EVERY_SECONDS: Final = 300.0
 _SHORTEST_SLEEP_SECONDS: Final = 1e-3
+_HELD_SECONDS: Final = 30.0  # at a time: what stands between may cut a connection on which nothing moves for longer
+_SHORTEST_HOLD_SECONDS: Final = 1.0
+_HELD_AT_ONCE: Final = 4  # with more out than that, calls at the right time cost as little and hold no connections
 
 Submitted = Accepted | Unknown | Rejected
 JobEnding = Completed | Failed | Cancelled | Missing | Rejected
@@ -93,6 +96,7 @@ class Pace:
     downloads_at_once: int = 8
     max_result_bytes: int = 64 * 1024 * 1024
     allow_private_urls: bool = False
+    status_sync: bool = False
 
 
 class Journal(Protocol):
@@ -149,6 +153,7 @@ class Endpoint:
         self._queue = QueueModel(pace.polling_interval_seconds, pace.polling_interval_max_seconds, _SLOW_FACTOR)
         self._waited: dict[str, WaitedJob] = {}
         self._asleep: dict[WaitedJob, anyio.CancelScope] = {}
+        self._has_status_sync = pace.status_sync  # undocumented: until the endpoint shows that it does not have it
         self._result_seconds: float | None = None
         self._refused_since: float | None = None
         self._slow_reported_at: float | None = None
@@ -274,20 +279,60 @@ class Endpoint:
             self._waited.pop(job_id, None)
 
     async def _poll(self, job_id: str, wait: _Wait, place: Place) -> JobEnding | Pending | Transient:
+        if self._may_be_held(wait):
+            return await self._held(job_id, wait, place)
         request = protocol.status_request(self.address, self._api_key, job_id, self._pace.request_timeout_seconds)
         due_at = self._ports.clock.now()
         await place.take()
         asked_at = self._ports.clock.now()
         self._queue.asked(wait.job, asked_at, asked_at - due_at)
         outcome = await self._calls.ask(request, replies.decipher_status, self._status_gate)
-        if not isinstance(outcome, Completed):
-            place.give_back()
-        now = self._ports.clock.now()
         if isinstance(outcome, Completed):
-            self._learn_result_seconds(now - asked_at)
+            self._learn_result_seconds(self._ports.clock.now() - asked_at)
+        else:
+            place.give_back()
+        return self._noted(outcome, wait, asked_at)
+
+    def _may_be_held(self, wait: _Wait) -> bool:
+        """Whether a call may be held until the job ends: where few are out, and this one was asked about before."""
+        is_known = wait.job.polls and not wait.faults_in_a_row and wait.missing_since is None
+        return bool(self._has_status_sync and is_known and len(self._waited) <= _HELD_AT_ONCE)
+
+    async def _held(self, job_id: str, wait: _Wait, place: Place) -> JobEnding | Pending | Transient:
+        """What `/status-sync` says, held by the server; Transient where the endpoint does not have it after all.
+
+        It counts as a status call, but keeps no place of those that results are received in: it would keep it for long.
+        """
+        await place.take()
+        place.give_back()
+        left_seconds = wait.deadline - self._ports.clock.now()
+        request = protocol.status_sync_request(
+            self.address,
+            self._api_key,
+            job_id,
+            self._pace.request_timeout_seconds,
+            int(min(_HELD_SECONDS, left_seconds) * 1000),
+        )
+        async with self._runsync_gate:
+            began_at = self._ports.clock.now()
+            outcome = await self._calls.ask(request, replies.decipher_status, self._status_gate)
+        now = self._ports.clock.now()
+        if isinstance(outcome, Missing | Rejected):
+            outcome = Transient("the endpoint does not hold status calls")
+        came_at_once = now - began_at < _SHORTEST_HOLD_SECONDS and isinstance(outcome, Pending)
+        self._has_status_sync = not (came_at_once or isinstance(outcome, Transient))
+        self._queue.asked(wait.job, now, 0.0)
+        if isinstance(outcome, Completed):
+            await place.take()
+        return self._noted(outcome, wait, now)
+
+    def _noted(
+        self, outcome: JobEnding | Pending | Transient, wait: _Wait, asked_at: float
+    ) -> JobEnding | Pending | Transient:
+        """What is believed of a reply, once all who can learn from it have."""
         outcome = self._believed(outcome, wait, asked_at)
         wait.faults_in_a_row = wait.faults_in_a_row + 1 if isinstance(outcome, Transient) else 0
-        self._learn_of_queue(wait.job, outcome, now)
+        self._learn_of_queue(wait.job, outcome, self._ports.clock.now())
         return outcome
 
     def _learn_of_queue(self, job: WaitedJob, outcome: JobEnding | Pending | Transient, now: float) -> None:
@@ -440,6 +485,7 @@ class Endpoint:
             async with self._runsync_gate:  # held for long: it must not keep polls waiting
                 outcome = await self._calls.ask(request, replies.decipher_status, self._runsync_gate)
             if isinstance(outcome, Missing | Transient):
+                self._has_status_sync = False
                 break  # undocumented: an endpoint may not have it
             if not isinstance(outcome, Pending):
                 return outcome

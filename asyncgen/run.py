@@ -273,6 +273,7 @@ def pace_of(settings: Settings) -> Pace:
         downloads_at_once=settings.downloads_at_once,
         max_result_bytes=settings.max_result_bytes,
         allow_private_urls=settings.allow_private_urls,
+        status_sync=settings.status_sync,
     )
 
 

@@ -116,6 +116,11 @@ class Settings(BaseSettings):
         5.0,
         "The longest pause, in seconds, between two status calls for a job whose end cannot be foretold.",
     )
+    status_sync: bool = _env(
+        "ASYNCGEN_STATUS_SYNC",
+        True,
+        "With at most four jobs out, let the endpoint hold status calls until a job ends, where it offers that.",
+    )
     max_polling_duration_seconds: Seconds = _env(
         "MAX_POLLING_DURATION",
         180.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +391,101 @@ async def test_runsync_that_is_cut_is_unknown_and_one_that_is_busy_is_refused(tm
         assert isinstance(await it.endpoint.runsync(it.body), Unknown)
         assert isinstance(await it.endpoint.runsync(it.body), Refused)
         assert sandbox.books.counts["requests.runsync"] == 2
+
+
+# -- waits wake each other ------------------------------------------------------------------------------------------
+
+
+class HaltingClock(JumpClock):
+    """A pause of more than ten seconds does not end by itself: whoever is in it must be woken."""
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds > 10:
+            await anyio.sleep_forever()
+        await super().sleep(seconds)
+
+
+@asynccontextmanager
+async def three_waits(sandbox: Sandbox, root: Path) -> AsyncIterator[tuple[Endpoint, list[str], dict[str, Any]]]:
+    """Three jobs that are waited for, the third of which nobody asks about for 20 s; ids, and endings as they come."""
+    async with opened(sandbox, root) as it, wired(sandbox, root / "parts") as parts:
+        clock = HaltingClock()
+        endpoint = Endpoint(replace(parts.ports, clock=clock), it.endpoint.address, KEY, Pace())
+        ids, endings = [await it.job_id() for _ in range(3)], dict[str, Any]()
+
+        async def wait(job_id: str) -> None:
+            endings[job_id] = await endpoint.wait_output(job_id, submitted_at=clock.now())
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                for job_id in ids:
+                    tasks.start_soon(wait, job_id)
+                await anyio.wait_all_tasks_blocked()
+                yield endpoint, ids, endings
+
+
+async def test_when_the_first_job_has_ended_those_that_rest_are_asked_about(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, three_waits(sandbox, tmp_path) as (_, ids, endings):
+        await eventually(lambda: set(endings) == set(ids))
+
+
+async def test_a_job_that_is_taken_back_is_asked_about_though_it_rests(tmp_path: Path) -> None:
+    async with open_sandbox(zero_workers=[ENDPOINT]) as sandbox:
+        async with three_waits(sandbox, tmp_path) as (endpoint, ids, endings):
+            assert isinstance(await endpoint.cancel(ids[2]), Cancelled)
+            await eventually(lambda: ids[2] in endings)
+            for job_id in ids[:2]:
+                await endpoint.cancel(job_id)
+        assert all(isinstance(ending, Cancelled) for ending in endings.values())
+
+
+# -- status-sync ----------------------------------------------------------------------------------------------------
+
+HELD = Pace(status_sync=True)
+
+
+def counting(asked: list[str], held: web.Response | None, ends_after: int = 3) -> dict[str, Any]:
+    """The routes of an endpoint whose jobs end with so many calls; `held` None: `/status-sync` tells how it stands."""
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path.split("/")[2])
+        if asked[-1] == "status-sync" and held is not None:
+            return held
+        word = "CANCELLED" if len(asked) >= ends_after else "IN_PROGRESS"
+        return web.json_response({"id": "j", "status": word})
+
+    return {f"/{ENDPOINT}/{path}/{{job}}": answer for path in ("status", "status-sync")}
+
+
+async def test_a_job_that_is_alone_is_waited_for_by_the_server_from_the_second_call_on(tmp_path: Path) -> None:
+    async with open_sandbox(execution="fixed:300") as sandbox, opened(sandbox, tmp_path, HELD) as it:
+        assert isinstance(await it.endpoint.wait_output(await it.job_id()), Completed)
+        assert sandbox.books.counts["requests.status"] == sandbox.books.counts["requests.status-sync"] == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 500])
+async def test_an_endpoint_without_status_sync_is_asked_for_it_once(tmp_path: Path, status: int) -> None:
+    asked: list[str] = []
+    routes = counting(asked, web.Response(status=status), ends_after=6)
+    async with site(routes) as url, opened(url, tmp_path, HELD) as it:
+        assert isinstance(await it.endpoint.wait_output("j"), Cancelled)
+    assert asked == ["status", "status-sync", "status", "status", "status", "status"]
+
+
+async def test_a_status_sync_that_holds_nothing_is_left_at_that(tmp_path: Path) -> None:
+    asked: list[str] = []
+    async with site(counting(asked, None, ends_after=4)) as url, opened(url, tmp_path, HELD) as it:
+        assert isinstance(await it.endpoint.wait_output("j"), Cancelled)
+    assert asked == ["status", "status-sync", "status", "status"]
+
+
+async def test_with_many_jobs_out_nothing_is_held(tmp_path: Path) -> None:
+    asked: list[str] = []
+    routes = counting(asked, None, ends_after=20)
+    async with site(routes) as url, opened(url, tmp_path, HELD) as it, anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(it.endpoint.wait_output, f"j{number}")
+    assert "status-sync" not in asked[:20]
 
 
 # -- downloads ------------------------------------------------------------------------------------------------------

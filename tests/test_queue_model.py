@@ -209,7 +209,7 @@ def test_order_is_not_believed_where_the_last_comes_first() -> None:
 
 def test_calls_that_must_wait_for_their_turn_are_made_less_often() -> None:
     queue = model()
-    jobs = [queue.submitted("a", 0.0, 0.0) for _ in range(100)]
+    jobs = [queue.submitted("a", 0.0, None) for _ in range(100)]
     for job in jobs:
         queue.asked(job, 10.0, 3.0)
         queue.running(job, 10.0, None, None)

@@ -113,6 +113,7 @@ class Asked:
     retry_after_seconds: float = 0.0
     whole_result: bool = False
     has_reply: bool = False  # something answered, whatever it said
+    is_held: bool = False  # by `/status-sync`, which is a status call otherwise
 
 
 @dataclass

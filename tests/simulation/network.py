@@ -9,7 +9,7 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import anyio
 
@@ -83,6 +83,9 @@ class Network:
         """The port: one request, its whole reply."""
         if request.url.endswith("/health"):
             return await self._health(request)
+        if "/status-sync/" in request.url and not self._world.platform.holds_status_calls:
+            await anyio.sleep(0.01)
+            return HttpReply(404, {}, b'{"error":"not found"}')
         asked = self._note(request)
         self._world.watch.sending(asked, request)
         try:
@@ -127,6 +130,7 @@ class Network:
         if fault == "lost request":
             await anyio.sleep(request.timeout_seconds)
             raise InterruptedReplyError("timed out")
+        await self._hold(request, asked)
         reply: Reply = await world.effect(
             self._loop, self._life, f"{asked.operation} request", lambda: self._arrive(request, asked), slow=5.0
         )
@@ -135,6 +139,13 @@ class Network:
         if fault == "cut reply":
             raise InterruptedReplyError(f"cut after {world.pick(len(reply.body) + 1, 'cut at')} bytes")
         return reply
+
+    async def _hold(self, request: HttpRequest, asked: Asked) -> None:
+        """`/status-sync` is answered when the job has ended, or its wait is over."""
+        if asked.is_held and asked.job is not None:
+            wait_seconds = int(parse_qs(urlsplit(request.url).query)["wait"][0]) / 1000
+            left_seconds = asked.job.executions[-1].ends_at - self._world.time
+            await anyio.sleep(max(0.0, min(wait_seconds, left_seconds)))
 
     def _arrive(self, request: HttpRequest, asked: Asked) -> Reply:
         """At the platform: what it does, and what it (or something in between) answers."""
@@ -198,11 +209,12 @@ class Network:
     def _note(self, request: HttpRequest) -> Asked:
         world = self._world
         _, endpoint, operation, *rest = urlsplit(request.url).path.strip("/").split("/")
+        operation, is_held = ("status", True) if operation == "status-sync" else (operation, False)
         body = request.body or b""
         subject: Subject | str = "/".join(rest) if rest else world.watch.subject_of(body)
         asked = Asked(self._life, operation, endpoint, subject, world.now, len(body))
         asked.job = world.books.jobs.get(rest[0]) if rest else None
-        asked.fault = self._fault(operation)
+        asked.is_held, asked.fault = is_held, self._fault(operation)
         world.books.asked.append(asked)
         world.log("sent", operation, subject, asked.fault or "")
         return asked

@@ -57,6 +57,7 @@ class Platform:
     def __init__(self, pick: Choices, books: Books, fault_percent: float) -> None:
         self._pick, self._books, self.fault_percent = pick, books, fault_percent
         self._hands_over_links = pick.chance(25, "links")
+        self.holds_status_calls = pick.chance(50, "holds status calls")
         self._curses: dict[str, tuple[str, ...]] = {}
         self._plague: str | None = None
         if pick.chance(15, "plague"):
@@ -69,7 +70,7 @@ class Platform:
 
     def answer(self, method: str, url: str, body: bytes | None, time: float) -> Reply:
         """What the platform says to a request that has reached it."""
-        _, endpoint, operation, *rest = urlsplit(url).path.strip("/").split("/")
+        _, endpoint, operation, *rest = urlsplit(url).path.strip("/").replace("status-sync", "status").split("/")
         if (method, operation) == ("POST", "run"):
             return self._accept(endpoint, body or b"", time)
         job = self._books.jobs.get(rest[0]) if rest else None

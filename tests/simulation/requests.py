@@ -64,7 +64,9 @@ def _look_at_rate(world: World, life: Life, name: str, group: Sequence[Asked]) -
         seconds = times[first + allowed] - time
         hold(seconds >= window_seconds - _ROUNDING, f"{name}: {allowed + 1} requests within {seconds:.3f} s")
     out = _most_at_once(
-        (each.sent_at, life.ended_at if each.answered_at is None else each.answered_at) for each in group
+        (each.sent_at, life.ended_at if each.answered_at is None else each.answered_at)
+        for each in group
+        if not each.is_held
     )
     hold(out <= at_once, f"{name}: {out} requests at once")
 
