@@ -58,14 +58,19 @@ class Gate:
         except anyio.WouldBlock:
             await self._limiter.acquire()
         try:
-            async with self._turn:
-                await self._wait_for_token()
+            await self.wait_for_token()
         except BaseException:
             self._limiter.release()
             raise
 
+    async def wait_for_token(self) -> None:
+        """Wait, if need be, until one more request may be sent; for whoever has a place already."""
+        async with (
+            self._turn
+        ):  # one after the other, so that a pace which changes holds for all that wait but the first
+            await self._wait_for_token()
+
     async def _wait_for_token(self) -> None:
-        """One after the other, so that a pace which changes holds for all that wait but the first."""
         self._take_share()
         while pause := self._bucket.reserve(self._ports.clock.now()):
             await self._ports.clock.sleep(pause)
@@ -99,8 +104,10 @@ class Place:
         self._gate, self._is_taken = gate, False
 
     async def take(self) -> None:
-        """Enter the gate, unless the place is taken already."""
-        if not self._is_taken:
+        """For each request: enter the gate, or, where the place is taken already, wait for a token only."""
+        if self._is_taken:
+            await self._gate.wait_for_token()
+        else:
             await self._gate.enter()
             self._is_taken = True
 
