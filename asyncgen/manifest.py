@@ -59,6 +59,8 @@ class Manifest:
             size_bytes = await self._append(self.path, written_bytes, written_event, last_event)
             if size_bytes > written_bytes:
                 await threads.run(disk.fsync, self.path)
+            # an earlier process may have put the file in place, and failed to flush that it is there
+            await threads.run(disk.fsync_directory, self.path.parent)
         else:
             return
         await self._remember(last_event, size_bytes)
