@@ -44,6 +44,7 @@ from asyncgen.settings import Settings, load_settings
 from asyncgen.store import Store
 from asyncgen.transport import aiohttp_transport
 
+from .alone import Alone
 from .choices import Choices
 from .disk import SimulatedDisk
 from .loop import seed_hashes
@@ -332,7 +333,8 @@ class _Batch:
         async with anyio.create_task_group() as writer:
             writer.start_soon(ledger.run_writer)
             manifest = Manifest(ports, ledger, _ROOT)
-            yield Workspace(_ROOT, _ROOT / "ledger.sqlite3", ports, ledger, Store(ports, _ROOT), manifest, None)
+            store, alone = Store(ports, _ROOT), Alone(ports, _ROOT)
+            yield Workspace(_ROOT, _ROOT / "ledger.sqlite3", ports, ledger, store, manifest, None, alone)
             writer.cancel_scope.cancel()
         await ledger.close()
 
@@ -423,6 +425,7 @@ def _settings(unknown: str) -> Settings:
         output_root=_ROOT,
         path_template="images/generated_{hex8}",
         unknown=unknown,
+        concurrency=64,  # `auto` asks for /health, and lets go of the question when the run ends
     )
 
 

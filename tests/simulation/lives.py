@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import traceback
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
 import anyio
@@ -16,14 +16,13 @@ from asyncgen.ledger import Ledger
 from asyncgen.manifest import Manifest
 from asyncgen.money import Price
 from asyncgen.ports import Ports
-from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM
 from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun, Target, Workspace, open_run
 from asyncgen.settings import Settings
-from asyncgen.sharing import Sharing
 from asyncgen.store import Store
 
+from .alone import Alone
 from .choices import Key
 from .loop import StuckError, VirtualLoop, seed_hashes
 from .network import draw_storm
@@ -250,17 +249,10 @@ class _Incarnation:
         self._life.results.append(result)
 
 
-class _Alone(Sharing):
-    """Nobody else uses the endpoint: its lock files are real ones, on a disk that the world knows nothing of."""
-
-    def join(self, address: EndpointAddress) -> Callable[[], int]:
-        return lambda: 1
-
-
 async def _open_run(ports: Ports, ledger: Ledger, options: Options) -> BatchRun:
     """As `asyncgen.run` wires it; only the ports are others."""
     store, manifest = Store(ports, ROOT), Manifest(ports, ledger, ROOT)
-    workspace = Workspace(ROOT, ROOT / "ledger", ports, ledger, store, manifest, None, _Alone(ports, ROOT))
+    workspace = Workspace(ROOT, ROOT / "ledger", ports, ledger, store, manifest, None, Alone(ports, ROOT))
     target = Target(PLATFORM, f"{BASE_URL}/{options.endpoint}", API_KEY, Price(USD_PER_SECOND, "drawn"))
     return await open_run(
         workspace,

@@ -109,7 +109,7 @@ def test_a_reply_that_nobody_asked_for_is_not_taken_for_the_answer_to_the_next_r
 
 
 def test_a_batch_over_the_adapter_buys_each_image_once_but_for_unknown_outcomes_and_stores_it_once() -> None:
-    found = added(map(lane_aiohttp.run, range(40)))
+    found = added(map(lane_aiohttp.run, range(60)))
     assert found.problems == []
     assert set(found.ends) == {"stored", "unknown"}
     assert set(found.faults) == set(FAULTS)
