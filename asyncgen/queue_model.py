@@ -375,7 +375,7 @@ class QueueModel:
     def __init__(self, shortest_pause: float, longest_pause: float, slow_factor: float = 1.0) -> None:
         self._shortest, self._longest = shortest_pause, max(longest_pause, shortest_pause)
         self._slow_factor = slow_factor
-        self._jobs: set[WaitedJob] = set()
+        self._jobs: dict[WaitedJob, None] = {}  # in the order they came: a set would have another in each process
         self._without_place: OrderedDict[int, WaitedJob] = OrderedDict()  # by rank
         self._hastened: list[WaitedJob] = []
         self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
@@ -397,7 +397,7 @@ class QueueModel:
         # a few, and ever fewer towards the end of the queue, in case it is not worked off from its head
         is_scout = submitted_at is None or len(self._jobs) < _FIRST_SCOUTS or rank in _SCOUTS
         job = WaitedJob(rank, self._lane(lane), submitted_at, asked_at, asked_at, jitter, is_scout)
-        self._jobs.add(job)
+        self._jobs[job] = None
         self._without_place[rank] = job
         return job
 
@@ -457,7 +457,7 @@ class QueueModel:
 
     def forget(self, job: WaitedJob) -> None:
         """The job is waited for no longer."""
-        self._jobs.discard(job)
+        self._jobs.pop(job, None)
         self._without_place.pop(job.rank, None)
 
     def hastened(self) -> list[WaitedJob]:
