@@ -306,8 +306,9 @@ class _Order:
             self.error += _LEARNING_SHARE * (min(_WORST_ERROR, seconds / each_seconds) - self.error)
 
     def _note_count(self, least: int, most: int) -> None:
-        """There are so many places, as far as one job tells; what is believed already is kept where it fits."""
-        self._counts.append(max(1, min(max(self.count, least), most)))
+        """There are so many places, as far as one job tells; what the last one told is kept where it fits."""
+        last = self._counts[-1] if self._counts else 0
+        self._counts.append(max(1, min(max(last, least), most)))
         self.count = median_low(self._counts)
 
     def _freed(self, rank: int) -> _Place | None:
