@@ -24,10 +24,10 @@ from typing import Final, NamedTuple
 from asyncgen.pacing import polling_pause_seconds
 
 #: A status call is worth so much lateness, as a share of the execution time.
-_CALL_PRICE: Final = 0.03
+_CALL_PRICE: Final = 0.035
 _LOWEST_PRICE: Final = 0.001
 #: Where times vary so much that jobs would be noticed later than this share of the longest pause, calls count less.
-_LATEST_SHARE: Final = 0.25
+_LATEST_SHARE: Final = 0.2
 _SAMPLE_SIZES: Final = (64, 512)  # the least and the most execution times that a schedule is made from
 _POINTS: Final = 24  # of them, the quantiles that are reckoned with
 _OLDEST_AGE: Final = 4.0  # what is more is the miss of a prediction
