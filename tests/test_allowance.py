@@ -138,7 +138,8 @@ async def test_what_a_budget_cannot_hold_at_once_waits_for_what_is_out(tmp_path:
         async with on_a_budget(sandbox, tmp_path, 1200 + 2 * 100, timeout_seconds=100) as parts:
             engine = parts.engine(concurrency=16)
             await parts.run(prompts(20), engine)
-        assert (engine.statistics.made, most_out_at_once(bought(sandbox))) == (20, 14)
+        assert engine.statistics.made == 20
+        assert 12 <= most_out_at_once(bought(sandbox)) <= 14  # fewer where the machine is slow to send them
 
 
 async def test_jobs_that_wait_for_the_budget_are_not_out_and_are_counted_apart(tmp_path: Path) -> None:

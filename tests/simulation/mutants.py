@@ -286,11 +286,6 @@ MUTANTS = (
         "_STOPS_IN_A_ROW: Final = 3", "_STOPS_IN_A_ROW: Final = 300",
     ),
     Mutant(
-        "changed row put under a job in work", "a picture that its record does not describe", "engine.py",
-        "in_work = [wanted.want for wanted in chunk], frozenset(self._flights)",
-        "in_work = [wanted.want for wanted in chunk], frozenset()",
-    ),
-    Mutant(
         "404s counted together", "a job that was twice not found, long apart, is given up and bought again",
         "endpoint.py",
         "            wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since\n", "",
