@@ -350,7 +350,7 @@ async def test_a_slow_body_arrives_whole(open_client: OpenClient) -> None:
     async with open_client(**QUICK, faults=(FaultRule(fault="slow_body", seconds=0.2),)) as client:
         started = asyncio.get_running_loop().time()
         assert picture(await finished(client, await client.run())).size == (64, 64)
-        assert asyncio.get_running_loop().time() - started >= 0.2
+        assert asyncio.get_running_loop().time() - started > 0.19  # timers may be early by a little each
 
 
 async def test_wrong_base64_spoils_one_reply_or_the_job_for_good(open_client: OpenClient) -> None:
