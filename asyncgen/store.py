@@ -45,13 +45,28 @@ class Store:
         A name is a path without suffix; None is a picture that gets no file. Where a path is taken, by a file or by a
         picture on its way, `_{hex8}` is added.
         """
+        wanted = [(name, picture.suffix) for name, picture in zip(names, pictures, strict=True) if name is not None]
+        paths = iter(await self._reserve(wanted, hex8) if wanted else ())
+        return tuple(
+            StoredPicture(
+                number,
+                None if name is None else next(paths),
+                picture.sha256,
+                len(picture.data),
+                picture.format,
+                picture.width,
+                picture.height,
+            )
+            for number, (picture, name) in enumerate(zip(pictures, names, strict=True))
+        )
+
+    async def _reserve(self, wanted: Sequence[tuple[str, str]], hex8: str) -> Sequence[str]:
         while True:
             taken = frozenset(self._reserved)
-            prepared = await self._guarded(_prepare, self._ports.disk, self.root, pictures, names, hex8, taken)
-            paths = {picture.path for picture in prepared if picture.path is not None}
+            paths = await self._guarded(_free_paths, self._ports.disk, self.root, wanted, hex8, taken)
             if self._reserved.isdisjoint(paths):  # nobody took one of them meanwhile
-                self._reserved |= paths
-                return prepared
+                self._reserved.update(paths)
+                return paths
 
     def release(self, prepared: Prepared) -> None:
         """Forget the reservations: the files exist now, or never will."""
@@ -63,7 +78,7 @@ class Store:
         False if a file that is not ours appeared under one of the names.
         """
         work = [(self.root / s.path, p.data) for s, p in zip(stored, pictures, strict=True) if s.path is not None]
-        return await self._guarded(_write_all, self._ports.disk, work)
+        return not work or await self._guarded(_write_all, self._ports.disk, work)
 
     async def are_in_place(self, stored: Sequence[StoredPicture]) -> bool:
         """After a crash: whether every file is there whole, by its hash.
@@ -87,21 +102,10 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
     return StoreError(f"cannot write {error.filename or path} ({error.strerror}): {cure}")
 
 
-def _prepare(
-    disk: Disk, root: Path, pictures: Sequence[Picture], names: Sequence[str | None], hex8: str, taken: frozenset[str]
-) -> Prepared:
-    return tuple(
-        StoredPicture(
-            number,
-            None if name is None else _free_path(disk, root, name, picture.suffix, hex8, taken),
-            picture.sha256,
-            len(picture.data),
-            picture.format,
-            picture.width,
-            picture.height,
-        )
-        for number, (picture, name) in enumerate(zip(pictures, names, strict=True))
-    )
+def _free_paths(
+    disk: Disk, root: Path, wanted: Sequence[tuple[str, str]], hex8: str, taken: frozenset[str]
+) -> Sequence[str]:
+    return [_free_path(disk, root, name, suffix, hex8, taken) for name, suffix in wanted]
 
 
 def _free_path(disk: Disk, root: Path, name: str, suffix: str, hex8: str, taken: frozenset[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import secrets
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
@@ -110,11 +109,12 @@ async def real_ports(transport: Transport, ledger_path: Path, output_root: Path 
         ThreadPoolExecutor(_FILE_THREADS, "asyncgen-files") as file_executor,
         ThreadPoolExecutor(1, "asyncgen-ledger") as ledger_executor,
     ):
+        rng = random.Random()  # noqa: S311 - seeds and jitter, no secrets; begins from the system's entropy
         yield Ports(
             transport=transport,
             clock=SystemClock(),
-            rng=random.SystemRandom(),
-            new_hex8=lambda: secrets.token_hex(4),
+            rng=rng,
+            new_hex8=lambda: f"{rng.getrandbits(32):08x}",
             disk=RealDisk(output_root),
             file_threads=FileThreads(file_executor),
             ledger_thread=OneThread(ledger_executor),

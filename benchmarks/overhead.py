@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from benchmarks.report import Plot, Report, Target, machine
@@ -41,12 +44,14 @@ Round = Mapping[Case, Trial]
 def run(quick: bool) -> Report:
     """All sides in turn, then asyncgen with few jobs and with many."""
     files, ledger, *peers = _cases(_QUICK_JOBS if quick else _JOBS)
-    rounds = rounds_of([files, ledger, *peers], _QUICK_ROUNDS if quick else _ROUNDS, _attempt, quick=quick)
     few, many = (
         Case(f"{LABELS[ASYNCGEN]}, {jobs:,} jobs", ASYNCGEN, jobs, keeps_files=True)
         for jobs in ((_QUICK_FEW, _QUICK_MANY) if quick else (_FEW, _MANY))
     )
-    growth = rounds_of([few, many], 1, _attempt, quick=quick)
+    with TemporaryDirectory(prefix="asyncgen-benchmark-") as folder:
+        one = partial(_attempt, Path(folder))
+        rounds = rounds_of([files, ledger, *peers], _QUICK_ROUNDS if quick else _ROUNDS, one, quick=quick)
+        growth = rounds_of([few, many], 1, one, quick=quick)
     trials = [trial for each in (*rounds, *growth) for trial in each.values()]
     faults = faults_of(trials)
     notes = [
@@ -86,9 +91,9 @@ def _cases(jobs: int) -> tuple[Case, ...]:
     )
 
 
-def _attempt(case: Case) -> Trial:
+def _attempt(folder: Path, case: Case) -> Trial:
     task = Task(case.jobs, CONCURRENCY, picture_bytes=SMALL_PICTURE_BYTES, keeps_files=case.keeps_files)
-    return attempt(case.side, task)
+    return attempt(case.side, task, folder)
 
 
 def _jobs_per_core_second(trial: Trial) -> float:
