@@ -38,7 +38,7 @@ def main(side: str, *, heartbeat: bool) -> None:
     figures = {
         "wall_seconds": time.perf_counter() - wall,
         "cpu_seconds": _cpu_seconds() - cpu,
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
         "late_seconds": late_seconds,
     }
     print(json.dumps(figures))
@@ -69,7 +69,7 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Of this program alone: `ru_maxrss` also knows the process that started it, which Linux counts in."""
     status = Path("/proc/self/status")
     if status.exists():

@@ -13,9 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -38,6 +36,7 @@ from asyncgen.request import content_key
 from asyncgen.run import shared_workspace
 from asyncgen.source import SourceOptions
 from asyncgen.styles import compose_prompt
+from benchmarks.child import peak_bytes
 from benchmarks.report import Plot, RawSample, Report, Target, machine
 
 QUESTION: Final = "resume: what does continuing a finished batch take, for each image that is there?"
@@ -147,8 +146,7 @@ def _continue(folder: Path) -> Continued:
     with redirect_stdout(said):
         run_batch(setup, options)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Continued(cpu, wall, peak, said.getvalue())
+    return Continued(cpu, wall, peak_bytes(), said.getvalue())
 
 
 def _sample(images: int, continued: Continued) -> RawSample:
