@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from asyncgen.errors import InputError
+from asyncgen.graph import Graph
+from asyncgen.graph_check import problems, refuse
 from asyncgen.loras import Lora, stack_loras, with_suffix
+from asyncgen.node_schema import NodeSchemas, shipped_schemas
 from asyncgen.records import RecordedWant, Spec, Want
 from asyncgen.request import INPUT_PICTURES, MAX_SEED, ImageRequest, content_key
 from asyncgen.styles import LoraFile, Style, compose_prompt
-from asyncgen.template import DEFAULT_WORKFLOW, Graph, Template
+from asyncgen.template import DEFAULT_WORKFLOW, Template
 from asyncgen.workflow import DEFAULTS, filled, warnings
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,7 @@ class Planner:
     """Turns requests into wants, and wants into job inputs, for one registry and the workflows it meets.
 
     `model_urls` maps LoRA names to URLs that workers may download them from; it wins over the registry's `s3_url`.
+    `schemas` are the node classes of the server that will run the graphs; None: those that a workflow was added with.
     """
 
     def __init__(
@@ -74,7 +78,9 @@ class Planner:
         model_urls: Mapping[str, str] | None = None,
         user_folder: Path | None = None,
         max_result_bytes: int = MAX_RESULT_BYTES,
+        schemas: NodeSchemas | None = None,
     ) -> None:
+        self._schemas = schemas
         self._styles, self._workflow, self._user_folder = styles, workflow, user_folder
         self._model_urls = {with_suffix(name): url for name, url in (model_urls or {}).items()}
         self._max_result_bytes = max_result_bytes
@@ -127,7 +133,9 @@ class Planner:
 
     def spec(self, request: ImageRequest) -> Spec:
         """The request with style and defaults filled in, and checked. Raises `InputError` naming field and value."""
-        _check_input_pictures(request, self.template(request.workflow))
+        template = self.template(request.workflow)
+        _check_input_pictures(request, template)
+        _check_prompt(request, template)
         style = None if request.style_id is None else self._styles.get_style_by_id(request.style_id)
         recipe = self._recipe(request, style)
         prompt_sent = compose_prompt(style, request.prompt, request.raw_prompt)
@@ -146,21 +154,35 @@ class Planner:
 
     def _checked_spec(self, request: ImageRequest, style: Style | None) -> Spec:
         spec = self._composed(request, style)
-        self.graph(request, spec, request.seed or 0, request.input_pictures)  # refuses what the workflow cannot take
+        template = self.template(request.workflow)
+        graph = self.graph(request, spec, request.seed or 0, request.input_pictures)
+        self._check_graph(template, graph)
         _check_result_size(spec, self._max_result_bytes)
         if spec.loras:
-            self._warn_once(self.template(request.workflow))
+            self._warn_once(template.name, warnings(template))
         return spec
 
-    def _warn_once(self, template: Template) -> None:
-        if template.name not in self._warned:
-            self._warned.add(template.name)
-            for text in warnings(template):
-                log.warning("workflow %s: %s", template.name, text)
+    def _check_graph(self, template: Template, graph: Graph) -> None:
+        """Raises `WorkflowError` for what a server would refuse, or pass over; a class that is not known is told."""
+        schemas = self._schemas or template.schemas or shipped_schemas()
+        found = problems(graph, schemas, template.sent_pictures)
+        refuse([problem for problem in found if not problem.is_unknown_class])
+        self._warn_once(f"{template.name} classes", [str(problem) for problem in found])
+
+    def _warn_once(self, what: str, texts: Iterable[str]) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            for text in texts:
+                log.warning("workflow %s: %s", what.partition(" ")[0], text)
 
     def _composed(self, request: ImageRequest, style: Style | None) -> Spec:
         template = self.template(request.workflow)
-        values = {name: _first(getattr(request, name), style, attribute, name) for name, attribute in _FILLED}
+        values = {
+            name: _first(
+                getattr(request, name), None if name in template.keeps else style, attribute, _usual(template, name)
+            )
+            for name, attribute in _FILLED
+        }
         loras = _loras(request, style)
         spec = Spec(
             prompt=request.prompt,
@@ -170,7 +192,7 @@ class Planner:
             loras=loras,
             workflow=template.name,
             workflow_digest=template.digest,
-            parameters=dict(request.parameters),
+            parameters={**request.parameters, **request.own_parameters},
             model_urls=tuple(self._urls(loras)),
             **values,
         )
@@ -188,6 +210,7 @@ class Planner:
         said = {name for name, _ in _FILLED if getattr(request, name) is not None}
         usual = {name: getattr(spec, name) for name, _ in _FILLED if name in said or template.binds(name)}
         own = {"positive_prompt": spec.prompt_sent, "seed": seed}
+        own = {name: value for name, value in own.items() if template.binds(name)}
         return filled(template, {**own, **usual, **spec.parameters, **picture_names}, spec.loras)
 
     def job_input(
@@ -213,16 +236,22 @@ class Planner:
                 yield lora.name, url
 
 
-def _first(said: Any, style: Style | None, attribute: str | None, name: str) -> Any:
+def _first(said: Any, style: Style | None, attribute: str | None, usual: Any) -> Any:
     if said is not None:
         return said
     of_style = None if style is None or attribute is None else getattr(style, attribute)
-    return DEFAULTS[name] if of_style is None else of_style
+    return usual if of_style is None else of_style
+
+
+def _usual(template: Template, name: str) -> Any:
+    """What the graph says by itself, or the default where that is the same or nothing."""
+    own, default = template.own_value(name), DEFAULTS[name]
+    return default if own is None or template.parameters[name][0].converted(default) == own else own
 
 
 def _loras(request: ImageRequest, style: Style | None) -> tuple[Lora, ...]:
     def strength(name: str, attribute: str) -> float:
-        return float(_first(getattr(request, name), style, attribute, name))
+        return float(_first(getattr(request, name), style, attribute, DEFAULTS[name]))
 
     return stack_loras(
         request.lora_name if request.lora_name is not None else (style.lora_to_load if style else None),
@@ -256,6 +285,11 @@ def _check_result_size(spec: Spec, max_result_bytes: int) -> None:
         "ASYNCGEN_RESULT_LIMIT",
         field="batch_size" if fitting else "width",
     )
+
+
+def _check_prompt(request: ImageRequest, template: Template) -> None:
+    if not request.prompt and template.binds("positive_prompt"):
+        raise InputError(f"the workflow {template.name} needs a prompt: write what the image shows", field="prompt")
 
 
 def _check_input_pictures(request: ImageRequest, template: Template) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pydantic import (
     AliasChoices,
@@ -23,7 +23,9 @@ from pydantic import (
     StrictStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from asyncgen.errors import InputError
 
@@ -32,6 +34,8 @@ KEY_VERSION: Final = 1
 RANDOM_SEED: Final = -1
 MAX_SEED: Final = 2**64 - 1
 INPUT_PICTURES: Final = ("init_image", "mask_image", "pose_image")
+#: Fields that are parameters of the workflow by the same name, which not every workflow takes.
+_PARAMETERS: Final = ("denoise", "strength", "teacache")
 
 # Fields that say where the picture goes or how many there are, not what it shows.
 _NOT_CONTENT: Final = frozenset({"id", "filename", "save_to_style", "images"})
@@ -45,7 +49,11 @@ class ImageRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
-    prompt: str = Field(description="What to paint; composed with the style's texts unless `raw_prompt`.")
+    prompt: str = Field(
+        "",
+        description="What to paint; composed with the style's texts unless `raw_prompt`. May be left out only where an "
+        "input picture is given and the workflow takes no text.",
+    )
     id: str | None = Field(None, description="Your own id, unique in its batch: the item's identity.")
     style_id: str | None = Field(
         None, validation_alias=AliasChoices("style_id", "style"), description="A style of the registry."
@@ -87,6 +95,13 @@ class ImageRequest(BaseModel):
     init_image: str | None = Field(None, description="Path of the picture to start from, where the workflow takes one.")
     mask_image: str | None = Field(None, description="Path of the mask picture, where the workflow takes one.")
     pose_image: str | None = Field(None, description="Path of the pose picture, where the workflow takes one.")
+    denoise: float | None = Field(
+        None, ge=0, le=1, description="How much of the init_image is made anew, 0 to 1. Default: the workflow's."
+    )
+    strength: float | None = Field(
+        None, ge=0, le=10, description="How strongly the pose_image guides, 0 to 10. Default: the workflow's."
+    )
+    teacache: bool | None = Field(None, description="False leaves the workflow's TeaCache node out.")
     save_to_style: bool = Field(True, description="False: the picture comes back in memory and no file is written.")
     filename: str | None = Field(None, description="A file name of your own; made safe, suffix added.")
 
@@ -118,6 +133,12 @@ class ImageRequest(BaseModel):
             raise ValueError("the prompt is empty: write what the image shows")
         return value
 
+    @model_validator(mode="after")
+    def _prompt_or_picture(self) -> Self:
+        if not self.prompt and not self.input_pictures:
+            raise PydanticCustomError("missing", "this field is required")
+        return self
+
     @field_validator(*INPUT_PICTURES)
     @classmethod
     def _path_can_be_one(cls, value: str | None) -> str | None:
@@ -144,6 +165,12 @@ class ImageRequest(BaseModel):
         """The paths of the pictures that are sent along, by the name the workflow's bindings give them."""
         named = {name: getattr(self, name) for name in INPUT_PICTURES}
         return {name: path for name, path in named.items() if path is not None}
+
+    @property
+    def own_parameters(self) -> dict[str, float | bool]:
+        """The parameters that have a field of their own and were said."""
+        named = {name: getattr(self, name) for name in _PARAMETERS}
+        return {name: value for name, value in named.items() if value is not None}
 
     def said(self) -> dict[str, Any]:
         """What the caller said, without defaults: enough to make the same request again (`parse_request(said)`)."""
@@ -196,6 +223,8 @@ def _canonical(value: Any) -> str:
 def _explained(error: ValidationError) -> InputError:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] == "missing":  # of the whole, where it is the prompt
+        field = field or "prompt"
     if first["type"] == "extra_forbidden":
         known = ", ".join(ImageRequest.model_fields)
         return InputError(f"there is no such field; the fields are: {known}", field=field)

@@ -1,6 +1,6 @@
 """A ComfyUI graph as a template: which node input takes which parameter, and a filled copy for each image.
 
-A template is two files: the graph as ComfyUI exports it in API format, and `NAME.bindings.json` beside it::
+A template is two files, or three: the graph as ComfyUI exports it in API format, and `NAME.bindings.json` beside it::
 
     {"format": "asyncgen-bindings/1",
      "parameters": {"width": [{"node": "27", "input": "width"}, {"node": "30", "input": "width"}],
@@ -10,42 +10,48 @@ A template is two files: the graph as ComfyUI exports it in API format, and `NAM
      "outputs": ["38"],
      "images": {"init_image": [{"node": "20", "input": "image"}]}}
 
-`images` are parameters too: their value is the name under which the picture is sent. `kind` leaves room for other ways
-of loading LoRAs, such as a chain of LoraLoader nodes. Texts for people may stand beside these: title, description,
-nodes, variables, usage_notes, warnings, model_urls.
+and, where it was added with them, the node classes of the server that it is for (`NAME.object_info.json`).
+`images` are parameters too: their value is the name under which the picture is sent. A lora_stack of the kind "chain"
+names LoraLoader `nodes` that follow each other. `"switches": {"teacache": {"node": "6", "input": "model"}}` is a
+parameter, true or false, of a node that can be left out, and `"keeps": ["model"]` names parameters whose value in the
+graph no style changes. Texts for people may stand beside these: title, description, nodes, variables, usage_notes,
+warnings, model_urls.
 
-Everything is pure but `Template.load`, which reads the two files.
+Everything is pure but `Template.load`, which reads the files.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeGuard
+from typing import Any, Final
 
 from asyncgen import assets
 from asyncgen.documents import parse_json
 from asyncgen.errors import WorkflowError
-from asyncgen.loras import Lora, with_suffix
-
-#: A graph in API format: node id → {"class_type": …, "inputs": {…}}.
-Graph: TypeAlias = dict[str, dict[str, Any]]
+from asyncgen.graph import Graph, check_keys, check_shape, consumers, is_number, link, literal, nearest
+from asyncgen.lora_nodes import LoraChain, LoraStack, parse_lora_stack
+from asyncgen.loras import with_suffix
+from asyncgen.node_schema import NodeSchemas, parse_object_info
 
 BINDINGS_FORMAT: Final = "asyncgen-bindings/1"
+#: The folder of workflows, among the data files and in the user's folder; and what stands beside a graph there.
+FOLDER: Final = "workflows"
+BINDINGS_SUFFIX: Final = ".bindings.json"
+SCHEMAS_SUFFIX: Final = ".object_info.json"
 DEFAULT_WORKFLOW: Final = "normal_image_v4_workflow"
 ALIASES: Final[Mapping[str, str]] = {"v4": DEFAULT_WORKFLOW, "normal_image_v4": DEFAULT_WORKFLOW}
 
 # Every image has its own: a template's example must never be sent in their place.
 _REQUIRED: Final = ("positive_prompt", "seed")
 _TEXT_KEYS: Final = ("title", "description", "nodes", "variables", "usage_notes", "warnings", "model_urls")
-_KEYS: Final = ("format", "parameters", "lora_stack", "outputs", "images", *_TEXT_KEYS)
-_MAX_SLOTS: Final = 1000
-_STACK_KEYS: Final = ("kind", "node", "slots", "count", "name", "strengths", "empty_name", "empty_strength")
+# A switch does nothing until a parameter says so, and what a style may not change is in the values that are recorded.
+_WITHOUT_EFFECT: Final = (*_TEXT_KEYS, "switches", "keeps")
+_KEYS: Final = ("format", "parameters", "lora_stack", "outputs", "images", "switches", "keeps", *_TEXT_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,45 +85,29 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
-class LoraSlot:
-    """The inputs of one place in a LoRA stack node."""
-
-    name: str
-    strengths: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LoraStack:
-    """A node that loads LoRAs from numbered slots, `count` of which it reads."""
+class Switch:
+    """A node that can be left out: what it feeds is fed by what `input` is linked to."""
 
     node: str
-    count: str
-    slots: tuple[LoraSlot, ...]
-    empty_name: str
-    empty_strength: int | float
+    input: str
 
-    def assignments(self, loras: Sequence[Lora]) -> dict[str, Any]:
-        """Every input of the node that LoRAs decide. Raises `WorkflowError` naming the LoRAs when they are too many."""
-        if len(loras) > len(self.slots):
-            names = ", ".join(lora.name for lora in loras)
-            raise WorkflowError(
-                f"{len(loras)} LoRAs do not fit into the workflow's {len(self.slots)} slots: {names}", field="loras"
-            )
-        inputs: dict[str, Any] = {self.count: max(1, len(loras))}
-        for slot, lora in zip(self.slots, loras, strict=False):
-            inputs[slot.name] = lora.name
-            inputs.update(dict.fromkeys(slot.strengths, lora.strength))
-        for slot in self.slots[len(loras) :]:
-            inputs[slot.name] = self.empty_name
-            inputs.update(dict.fromkeys(slot.strengths, self.empty_strength))
-        return inputs
+    def bypassed(self, graph: Graph) -> Graph:
+        """The graph without the node; it shares what stays as it was."""
+        source = graph[self.node]["inputs"][self.input]
+        result = {node: body for node, body in graph.items() if node != self.node}
+        for node, name, _ in consumers(graph, self.node):
+            body = result[node]
+            result[node] = {**body, "inputs": {**body["inputs"], name: source}}
+        return result
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """A graph with its bindings. It is shared by all images: fill it, never change it.
 
-    `digest` (32 hex digits) changes with anything that can change a picture, not with texts and node titles.
+    `keeps` are the parameters whose value in the graph no style changes: only a caller does. `digest` (32 hex digits)
+    changes with anything that can change a picture, not with texts and node titles. `schemas` are the node classes of
+    the server that it was made on; None where they are not known.
     """
 
     name: str
@@ -126,9 +116,12 @@ class Template:
     parameters: Mapping[str, tuple[Binding, ...]]  # the input pictures among them
     required: tuple[str, ...]
     images: tuple[str, ...]
-    lora_stack: LoraStack | None
+    lora_stack: LoraStack | LoraChain | None
+    switches: Mapping[str, Switch]
+    keeps: frozenset[str]
     outputs: tuple[str, ...]
     digest: str
+    schemas: NodeSchemas | None
 
     @classmethod
     def load(cls, name_or_path: str | Path = DEFAULT_WORKFLOW, user_folder: Path | None = None) -> Template:
@@ -139,21 +132,25 @@ class Template:
         path = _located(name_or_path, user_folder)
         with _naming(path):
             graph = _read_json(path)
-            _check_graph(graph)
-        bindings_path = path.with_suffix(".bindings.json")
+            check_shape(graph)
+        bindings_path, schemas_path = path.with_suffix(BINDINGS_SUFFIX), path.with_suffix(SCHEMAS_SUFFIX)
         if not bindings_path.is_file():
             raise WorkflowError(
                 f"the bindings file is missing: write {bindings_path.name} beside the graph, to say which node input "
                 "takes which parameter",
                 where=str(path),
             )
+        schemas = None
+        if schemas_path.is_file():
+            with _naming(schemas_path):
+                schemas = parse_object_info(_read_json(schemas_path), is_own=True)
         with _naming(bindings_path):
-            return cls.from_json(path.stem, graph, _read_json(bindings_path))
+            return cls.from_json(path.stem, graph, _read_json(bindings_path), schemas)
 
     @classmethod
-    def from_json(cls, name: str, graph: Any, bindings: Any) -> Template:
+    def from_json(cls, name: str, graph: Any, bindings: Any, schemas: NodeSchemas | None = None) -> Template:
         """The template of a parsed graph and parsed bindings. Raises `WorkflowError` naming node and input."""
-        _check_graph(graph)
+        check_shape(graph)
         _check_bindings(bindings)
         images = bindings.get("images", {})
         places = {**bindings["parameters"], **images}
@@ -167,31 +164,33 @@ class Template:
             parameters=parameters,
             required=tuple(name for name in parameters if name in _REQUIRED or name in images),
             images=tuple(images),
-            lora_stack=None if stack is None else _lora_stack(graph, stack),
+            lora_stack=None if stack is None else parse_lora_stack(graph, stack),
+            switches={name: _switch(graph, name, where) for name, where in bindings.get("switches", {}).items()},
+            keeps=frozenset(_kept(parameters, bindings.get("keeps", []))),
             outputs=tuple(_outputs(graph, bindings["outputs"])),
             digest=_digest(graph, bindings),
+            schemas=schemas,
         )
 
     def binds(self, parameter: str) -> bool:
         """Whether the workflow takes this parameter."""
-        return parameter in self.parameters
+        return parameter in self.parameters or parameter in self.switches
 
+    @property
+    def sent_pictures(self) -> list[tuple[str, str]]:
+        """The inputs, as (node, input), whose picture is sent along with the job."""
+        return [(bound.node, bound.input) for name in self.images for bound in self.parameters[name]]
 
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value is a number in JSON's sense: true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    def own_value(self, parameter: str) -> str | int | float | bool | None:
+        """What stands in the graph for a parameter; None where it takes none."""
+        places = self.parameters.get(parameter)
+        return places[0].literal if places else None
 
 
 def _number_like(literal: int | float, value: int | float) -> int | float:
     """The value as int or float like the literal, unless that would change it."""
     other: int | float = float(value) if isinstance(literal, float) else int(value)
     return other if other == value else value
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the closest known name, to be put behind a message; empty where none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 # Files ------------------------------------------------------------------------------------------------------------
@@ -214,19 +213,19 @@ def _found(name_or_path: str | Path, user_folder: Path | None) -> Path:
             raise WorkflowError("there is no such workflow file", field="workflow", where=str(path))
         return path
     file_name = f"{ALIASES.get(str(name_or_path), name_or_path)}.json"
-    own = user_folder / "workflows" / file_name if user_folder is not None else None
+    own = user_folder / FOLDER / file_name if user_folder is not None else None
     if own is not None and own.is_file():
         return own
     try:
-        return assets.data_path("workflows", file_name)
+        return assets.data_path(FOLDER, file_name)
     except FileNotFoundError:
         raise _no_such_workflow(str(name_or_path), user_folder) from None
 
 
 def _no_such_workflow(name: str, user_folder: Path | None) -> WorkflowError:
-    folders = [assets.data_path("workflows"), *([user_folder / "workflows"] if user_folder else [])]
+    folders = [assets.data_path(FOLDER), *([user_folder / FOLDER] if user_folder else [])]
     names = sorted(
-        file.name.removesuffix(".bindings.json") for folder in folders for file in folder.glob("*.bindings.json")
+        file.name.removesuffix(BINDINGS_SUFFIX) for folder in folders for file in folder.glob(f"*{BINDINGS_SUFFIX}")
     )
     known = ", ".join(dict.fromkeys([*names, *ALIASES]))
     return WorkflowError(f"there is no workflow {name!r}{nearest(name, names)}; known: {known}", field="workflow")
@@ -253,43 +252,18 @@ def _read_json(path: Path) -> Any:
 # Checks of a graph and its bindings ---------------------------------------------------------------------------------
 
 
-def _check_graph(graph: Any) -> None:
-    if not isinstance(graph, dict) or not graph:
-        raise WorkflowError("is not a graph: an object of nodes is expected, as ComfyUI exports in API format")
-    if isinstance(graph.get("nodes"), list):
-        raise WorkflowError(
-            "is an export of the user interface (it has 'nodes' and 'links'): in ComfyUI choose Workflow, "
-            "Export (API), and use that file"
-        )
-    for name, node in graph.items():
-        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
-            raise WorkflowError(f"the root key {name!r} is not a node (it has no class_type): take it out")
-        if not isinstance(node.get("inputs"), dict):
-            raise WorkflowError(f"node {name} ({node['class_type']}) has no inputs")
-    try:
-        json.dumps(graph, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise WorkflowError("holds half of a surrogate pair, which no server takes: repair the text") from None
-
-
 def _check_bindings(bindings: Any) -> None:
     if not isinstance(bindings, dict) or bindings.get("format") != BINDINGS_FORMAT:
         raise WorkflowError(f"the bindings are not of the format {BINDINGS_FORMAT!r}: set 'format' so")
-    _check_keys(bindings, _KEYS, "the bindings")
-    shapes = {"parameters": dict, "outputs": list, "images": dict, "warnings": list}
+    check_keys(bindings, _KEYS, "the bindings")
+    shapes = {"parameters": dict, "outputs": list, "images": dict, "switches": dict, "keeps": list, "warnings": list}
     for key, shape in shapes.items():
         if not isinstance(bindings.get(key, shape()), shape):
             wanted = "an object" if shape is dict else "a list"
             raise WorkflowError(f"{key!r} must be {wanted}, not {bindings[key]!r}")
     for key in ("parameters", "outputs"):
-        if not bindings.get(key):
+        if key not in bindings or not (bindings[key] or bindings.get("images")):
             raise WorkflowError(f"the bindings name no {key}")
-
-
-def _check_keys(value: Mapping[str, Any], known: Sequence[str], what: str) -> None:
-    for key in value:
-        if key not in known:
-            raise WorkflowError(f"{what} have no key {key!r}{nearest(key, known)}; the keys are: {', '.join(known)}")
 
 
 def _bindings_of(graph: Graph, parameter: str, places: Any) -> Iterator[Binding]:
@@ -302,29 +276,12 @@ def _binding(graph: Graph, parameter: str, place: Any) -> Binding:
     what = f"the places of {parameter!r}"
     if not isinstance(place, dict) or not {"node", "input"} <= place.keys():
         raise WorkflowError(f'{what} must be like {{"node": …, "input": …}}, not {place!r}')
-    _check_keys(place, ("node", "input", "file_suffix"), what)
+    check_keys(place, ("node", "input", "file_suffix"), what)
     suffix = place.get("file_suffix")
-    literal = _literal(graph, place["node"], place["input"], f"the parameter {parameter!r}")
-    if suffix is not None and not (isinstance(suffix, str) and suffix.startswith(".") and isinstance(literal, str)):
+    own = literal(graph, place["node"], place["input"], f"the parameter {parameter!r}")
+    if suffix is not None and not (isinstance(suffix, str) and suffix.startswith(".") and isinstance(own, str)):
         raise WorkflowError(f"{what}: a file_suffix is like '.safetensors', on an input with a file name")
-    return Binding(parameter, place["node"], place["input"], literal, suffix)
-
-
-def _literal(graph: Graph, node: Any, name: Any, what: str) -> Any:
-    """The template's value of one input. Raises `WorkflowError` when it is missing or not a plain value."""
-    if not isinstance(node, str) or node not in graph:
-        raise WorkflowError(f"{what} is bound to node {node!r}, which the graph does not have")
-    inputs = graph[node]["inputs"]
-    title = f"node {node} ({graph[node]['class_type']})"
-    if not isinstance(name, str) or name not in inputs:
-        raise WorkflowError(
-            f"{what} is bound to the input {name!r}, which {title} does not have{nearest(str(name), inputs)}"
-        )
-    if isinstance(inputs[name], list | dict):
-        raise WorkflowError(
-            f"{what} is bound to the input {name!r} of {title}, which is a link: links stay as they are"
-        )
-    return inputs[name]
+    return Binding(parameter, place["node"], place["input"], own, suffix)
 
 
 def _check_bound_once(bindings: Iterable[Binding]) -> None:
@@ -336,39 +293,23 @@ def _check_bound_once(bindings: Iterable[Binding]) -> None:
         seen.add(place)
 
 
-def _lora_stack(graph: Graph, stack: Any) -> LoraStack:
-    if not isinstance(stack, dict) or stack.get("kind") != "stack":
-        raise WorkflowError("the lora_stack must be an object whose 'kind' is 'stack': other kinds are not known")
-    _check_keys(stack, _STACK_KEYS, "the lora_stack")
-    missing = [key for key in _STACK_KEYS if key not in stack]
-    if missing:
-        raise WorkflowError(f"the lora_stack lacks {', '.join(missing)}")
-    _check_stack_values(stack)
-    slots = tuple(
-        LoraSlot(
-            stack["name"].replace("{slot}", str(number)),
-            tuple(name.replace("{slot}", str(number)) for name in stack["strengths"]),
-        )
-        for number in range(1, stack["slots"] + 1)
-    )
-    for name in (stack["count"], *(name for slot in slots for name in (slot.name, *slot.strengths))):
-        _literal(graph, stack["node"], name, "the lora_stack")
-    return LoraStack(stack["node"], stack["count"], slots, stack["empty_name"], stack["empty_strength"])
+def _switch(graph: Graph, name: str, where: Any) -> Switch:
+    what = f"the switch {name!r}"
+    if not isinstance(where, dict) or where.keys() != {"node", "input"}:
+        raise WorkflowError(f'{what} must be like {{"node": …, "input": …}}, not {where!r}')
+    node, source = where["node"], where["input"]
+    if not isinstance(node, str) or node not in graph or link(graph[node]["inputs"].get(source)) is None:
+        raise WorkflowError(f"{what}: the input {source!r} of node {node!r} is no link of the graph")
+    if any(slot != 0 for _, _, slot in consumers(graph, node)):
+        raise WorkflowError(f"{what}: node {node!r} feeds others with more than its first output")
+    return Switch(node, source)
 
 
-def _check_stack_values(stack: Mapping[str, Any]) -> None:
-    good = {
-        "slots": type(stack["slots"]) is int and 1 <= stack["slots"] <= _MAX_SLOTS,
-        "count": isinstance(stack["count"], str),
-        "name": isinstance(stack["name"], str) and "{slot}" in stack["name"],
-        "strengths": isinstance(stack["strengths"], list)
-        and all(isinstance(name, str) and "{slot}" in name for name in stack["strengths"]),
-        "empty_name": isinstance(stack["empty_name"], str),
-        "empty_strength": is_number(stack["empty_strength"]),
-    }
-    for key, is_good in good.items():
-        if not is_good:
-            raise WorkflowError(f"the lora_stack's {key} cannot be {stack[key]!r}")
+def _kept(parameters: Mapping[str, Any], names: Sequence[Any]) -> Iterator[str]:
+    for name in names:
+        if name not in parameters:
+            raise WorkflowError(f"'keeps' names {name!r}, which is no parameter{nearest(str(name), parameters)}")
+        yield name
 
 
 def _outputs(graph: Graph, outputs: Sequence[Any]) -> Iterator[str]:
@@ -380,6 +321,6 @@ def _outputs(graph: Graph, outputs: Sequence[Any]) -> Iterator[str]:
 
 def _digest(graph: Graph, bindings: Mapping[str, Any]) -> str:
     working = {node: {"class_type": body["class_type"], "inputs": body["inputs"]} for node, body in graph.items()}
-    bound = {key: value for key, value in bindings.items() if key not in _TEXT_KEYS}
+    bound = {key: value for key, value in bindings.items() if key not in _WITHOUT_EFFECT}
     text = json.dumps([working, bound], sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from asyncgen.errors import InputError, WorkflowError
+from asyncgen.graph import Graph, is_number, nearest
+from asyncgen.lora_nodes import LoraChain
 from asyncgen.loras import Lora, stack_loras
 from asyncgen.request import MAX_SEED, RANDOM_SEED
-from asyncgen.template import Graph, Template, is_number, nearest
+from asyncgen.template import Template
 
 #: What an image is made with where neither the caller nor the style says anything.
 DEFAULTS: Final[Mapping[str, Any]] = {
@@ -61,6 +63,8 @@ class WorkflowBuilder:
         stack = self.template.lora_stack
         if stack is None:
             raise _no_lora_stack(loras)
+        if isinstance(stack, LoraChain):
+            raise WorkflowError("the workflow loads LoRAs one after the other, not in a stack node: use build_workflow")
         inputs: dict[str, Any] = _fresh(self.template.graph[stack.node]["inputs"])
         return inputs | stack.assignments(loras)
 
@@ -127,7 +131,7 @@ def filled(template: Template, parameters: Mapping[str, Any], loras: Sequence[Lo
     _check_required(template, parameters)
     changes: dict[str, dict[str, Any]] = {}
     for name, value in parameters.items():
-        if value is None:
+        if value is None or name in template.switches:
             continue
         bindings = template.parameters.get(name)
         if bindings is None:
@@ -135,13 +139,23 @@ def filled(template: Template, parameters: Mapping[str, Any], loras: Sequence[Lo
         check_value(name, value)
         for binding in bindings:
             changes.setdefault(binding.node, {})[binding.input] = binding.converted(value)
-    if template.lora_stack is not None:
-        changes.setdefault(template.lora_stack.node, {}).update(template.lora_stack.assignments(loras))
-    elif loras:
-        raise _no_lora_stack(loras)
     nodes = template.graph
     changed = {name: {**nodes[name], "inputs": {**nodes[name]["inputs"], **inputs}} for name, inputs in changes.items()}
-    return {**nodes, **changed}
+    graph = {**nodes, **changed}
+    if template.lora_stack is not None:
+        graph = template.lora_stack.loaded(graph, loras)
+    elif loras:
+        raise _no_lora_stack(loras)
+    for name, switch in template.switches.items():
+        if not _is_on(name, parameters.get(name)):
+            graph = switch.bypassed(graph)
+    return graph
+
+
+def _is_on(name: str, value: object) -> bool:
+    if not isinstance(value, bool | None):
+        raise InputError(f"must be true or false, not {value!r}", field=name)
+    return value is not False
 
 
 def warnings(template: Template) -> tuple[str, ...]:

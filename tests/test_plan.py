@@ -174,6 +174,7 @@ def own_workflow(tmp_path: Path) -> Path:
     """V4 with a picture to start from, and without a parameter for steps."""
     graph, bindings = read_json("workflows", f"{V4}.json"), read_json("workflows", f"{V4}.bindings.json")
     graph["50"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
+    graph["51"] = {"class_type": "PreviewImage", "inputs": {"images": ["50", 0]}}
     bindings["images"] = {"init_image": [{"node": "50", "input": "image"}]}
     del bindings["parameters"]["steps"]
     (tmp_path / "own.json").write_text(json.dumps(graph), encoding="utf-8")

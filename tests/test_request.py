@@ -57,6 +57,9 @@ JUNK = st.recursive(
 CONTENT = {
     "style_id": ("1", "16"),
     "raw_prompt": (False, True),
+    "denoise": (0.5, 0.6),
+    "strength": (0.5, 0.6),
+    "teacache": (False, None),
     "width": (64, 128),
     "height": (64, 128),
     "steps": (10, 20),

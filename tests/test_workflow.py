@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from asyncgen.assets import data_path
 from asyncgen.errors import InputError, WorkflowError
+from asyncgen.graph import Graph
 from asyncgen.loras import Lora
-from asyncgen.template import Graph, Template
+from asyncgen.template import Template
 from asyncgen.workflow import DEFAULTS, WorkflowBuilder, fill, warnings
 
 V4 = Template.load()
@@ -73,7 +74,7 @@ def test_the_v4_graph_is_the_one_of_its_own_values() -> None:
 
 def test_the_bindings_of_v4_explain_every_node_and_every_parameter() -> None:
     assert set(V4.bindings["nodes"]) == set(V4.graph)
-    assert set(V4.bindings["variables"]) == set(V4.parameters)
+    assert set(V4.bindings["variables"]) == {*V4.parameters, *V4.switches}
     assert V4.bindings["usage_notes"]
     assert V4.bindings["model_urls"][0].keys() == {"id", "url"}
 
@@ -400,7 +401,11 @@ STACK = V4.bindings["lora_stack"]
         ),
         ({"parameters": {"seed": [{"node": "25", "input": "noise_seed", "file_suffix": ".x"}]}}, "file_suffix"),
         ({"images": {"init_image": [{"node": "99", "input": "image"}]}}, "'init_image' is bound to node '99'"),
-        ({"lora_stack": {**STACK, "kind": "chain"}}, "'kind' is 'stack'"),
+        ({"lora_stack": {**STACK, "kind": "tower"}}, "'kind' is 'stack' or 'chain'"),
+        ({"switches": {"teacache": {"node": "41"}}}, "the switch 'teacache' must be like"),
+        ({"switches": {"teacache": {"node": "41", "input": "rel_l1_thresh"}}}, "is no link"),
+        ({"switches": {"clip": {"node": "40", "input": "model"}}}, "more than its first output"),
+        ({"keeps": ["step"]}, "did you mean steps"),
         ({"lora_stack": {**STACK, "node": "99"}}, "lora_stack is bound to node '99'"),
         ({"lora_stack": {**STACK, "slots": 11}}, "'lora_11_name'"),
         ({"lora_stack": {**STACK, "slots": 0}}, "slots cannot be 0"),
