@@ -24,6 +24,7 @@ from asyncgen._version import __version__
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError, InputError
 from asyncgen.intake import IndexedWant, Intake, Prompts
+from asyncgen.node_schema import parse_object_info
 from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import style_history
@@ -50,6 +51,8 @@ class ImageGenerator:
     `settings` None reads the environment and `.env`; `overrides` replace single settings by name (`concurrency=8`,
     `output_root=Path("images")`). `sandbox` True, or a `SandboxSettings`, uses the embedded sandbox. `styles` is a
     registry, a registry file, or None for the settings'. `model_urls` maps LoRA names to URLs for the workers.
+    `object_info` is what your ComfyUI answers to `GET /object_info`, parsed: graphs are checked against it before
+    anything is sent; None: against what asyncgen knows.
 
     Entering raises `SettingsError` for what is missing, `LedgerLockedError` when another process uses the output root.
     """
@@ -61,8 +64,10 @@ class ImageGenerator:
         sandbox: bool | SandboxSettings = False,
         styles: StylesRegistry | Path | str | None = None,
         model_urls: Mapping[str, str] | None = None,
+        object_info: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> None:
+        self._schemas = None if object_info is None else parse_object_info(object_info, is_own=True)
         self.settings = load_settings(**overrides) if settings is None else settings.changed(**overrides)
         self._sandbox = _sandbox_settings(sandbox)
         self._styles, self._model_urls = styles, model_urls
@@ -90,7 +95,7 @@ class ImageGenerator:
     @cached_property
     def planner(self) -> Planner:
         """What fills styles and defaults in and refuses what is wrong; usable before anything is opened."""
-        return new_planner(self.settings, self.styles, self._model_urls)
+        return new_planner(self.settings, self.styles, self._model_urls, self._schemas)
 
     def digest(self, fields: Mapping[str, Any]) -> bytes:
         """A hash (16 bytes) of all that decides, beside a row itself, what it wants; `fields` are those of every row.
@@ -407,7 +412,7 @@ def _run(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: 
         return executor.submit(call).result()
 
 
-_GENERATOR_ARGUMENTS: Final = {"settings", "sandbox", "styles", "model_urls"}
+_GENERATOR_ARGUMENTS: Final = {"settings", "sandbox", "styles", "model_urls", "object_info"}
 # These are settings, and arguments of a call at the same time: the call's meaning wins.
 _CALL_ARGUMENTS: Final = {"concurrency", "keep_order", "workflow"}
 

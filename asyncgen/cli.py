@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 styles_app = typer.Typer(invoke_without_command=True, help="List the styles of the registry, or show one.")
 app.add_typer(styles_app, name="styles")
+workflows_app = typer.Typer(invoke_without_command=True, help="List the workflows, show, check or add one.")
+app.add_typer(workflows_app, name="workflows")
 
 
 class OnStop(StrEnum):
@@ -61,6 +63,24 @@ Sampler = Annotated[str | None, typer.Option("--sampler", help="Sampler name.")]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Scheduler name.")]
 RawPrompt = Annotated[bool, typer.Option("--raw-prompt", help="Send prompts without the style's texts.")]
 WorkflowOption = Annotated[str | None, typer.Option("--workflow", help="Workflow name, or path to a graph file.")]
+InitImage = Annotated[
+    str | None, typer.Option("--init-image", help="Picture to start from, where the workflow takes one.")
+]
+MaskImage = Annotated[
+    str | None, typer.Option("--mask-image", help="Mask, where the workflow takes one: white is made anew.")
+]
+PoseImage = Annotated[str | None, typer.Option("--pose-image", help="Pose drawing, where the workflow takes one.")]
+Denoise = Annotated[float | None, typer.Option("--denoise", help="How much of the init image is made anew, 0 to 1.")]
+Strength = Annotated[float | None, typer.Option("--strength", help="How strongly the pose holds, 0 to 10.")]
+TeaCache = Annotated[
+    bool | None, typer.Option("--teacache/--no-teacache", help="Leave the workflow's TeaCache in, or out.")
+]
+ObjectInfo = Annotated[
+    str | None,
+    typer.Option(
+        "--object-info", metavar="FILE|URL", help="Node classes of your own ComfyUI: http://HOST:8188/object_info."
+    ),
+]
 ModelUrl = Annotated[
     list[str] | None,
     typer.Option("--model-url", help="NAME=URL of a LoRA file that workers may download; may be given several times."),
@@ -103,7 +123,8 @@ RebuyChanged = Annotated[
 
 _REQUEST_FIELDS: Final = (
     "style", "width", "height", "steps", "seed", "images", "batch_size", "character_lora", "cine_strength", "guidance",
-    "model", "sampler", "scheduler", "raw_prompt",
+    "model", "sampler", "scheduler", "raw_prompt", "init_image", "mask_image", "pose_image", "denoise", "strength",
+    "teacache",
 )  # fmt: skip
 _FIELD_NAMES: Final = {"sampler": "sampler_name", "scheduler": "scheduler_name"}
 
@@ -134,8 +155,15 @@ def batch(
     sampler: Sampler = None,
     scheduler: Scheduler = None,
     raw_prompt: RawPrompt = False,
+    init_image: InitImage = None,
+    mask_image: MaskImage = None,
+    pose_image: PoseImage = None,
+    denoise: Denoise = None,
+    strength: Strength = None,
+    teacache: TeaCache = None,
     workflow: WorkflowOption = None,
     model_url: ModelUrl = None,
+    object_info: ObjectInfo = None,
     concurrency: Concurrency = None,
     keep_order: KeepOrder = False,
     endpoint: EndpointOption = None,
@@ -198,9 +226,16 @@ def generate(
     sampler: Sampler = None,
     scheduler: Scheduler = None,
     raw_prompt: RawPrompt = False,
+    init_image: InitImage = None,
+    mask_image: MaskImage = None,
+    pose_image: PoseImage = None,
+    denoise: Denoise = None,
+    strength: Strength = None,
+    teacache: TeaCache = None,
     filename: Annotated[str | None, typer.Option("--filename", help="A file name of your own.")] = None,
     workflow: WorkflowOption = None,
     model_url: ModelUrl = None,
+    object_info: ObjectInfo = None,
     endpoint: EndpointOption = None,
     mode: Mode = None,
     out: Out = None,
@@ -237,6 +272,7 @@ def retry(
     styles: Styles = None,
     workflow: WorkflowOption = None,
     model_url: ModelUrl = None,
+    object_info: ObjectInfo = None,
     rebuy_changed: RebuyChanged = False,
     sandbox: Sandbox = False,
     on_stop: Stop = None,
@@ -335,6 +371,55 @@ def styles_show(
     raise typer.Exit(tables.show_style(overrides, style_id, realm=_realm(sandbox), as_json=json))
 
 
+@workflows_app.callback()
+def workflows_list(context: typer.Context, json: AsJson = False) -> None:
+    """List the workflows, shipped ones and your own, with what each needs on the worker."""
+    from asyncgen import library_commands  # noqa: PLC0415 - as above
+
+    if context.invoked_subcommand is None:
+        raise typer.Exit(library_commands.list_workflows(as_json=json))
+
+
+@workflows_app.command("show")
+def workflows_show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A workflow's name, or its graph file.")],
+    json: AsJson = False,
+) -> None:
+    """Show the parameters of a workflow: where each goes, and what stands in the graph."""
+    from asyncgen import library_commands  # noqa: PLC0415 - as above
+
+    raise typer.Exit(library_commands.show_workflow(name, as_json=json))
+
+
+@workflows_app.command("check")
+def workflows_check(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A workflow's name, or its graph file.")],
+    object_info: ObjectInfo = None,
+    json: AsJson = False,
+) -> None:
+    """Tell everything that is wrong with a workflow's graph, also what ComfyUI lets through. Spends nothing."""
+    from asyncgen import library_commands  # noqa: PLC0415 - as above
+
+    raise typer.Exit(library_commands.check_workflow(name, object_info, as_json=json))
+
+
+@workflows_app.command("add")
+def workflows_add(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A graph, exported from ComfyUI in API format.")],
+    name: Annotated[str | None, typer.Option("--name", help="Its name. [default: the file's]")] = None,
+    object_info: ObjectInfo = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the one of that name.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Find out which inputs of your own graph take which parameter, and keep it as a workflow.
+
+    With --object-info it is checked against your own server, now and before each run.
+    """
+    from asyncgen import library_commands  # noqa: PLC0415 - as above
+
+    raise typer.Exit(library_commands.add_workflow(file, name, object_info, replace=replace, as_json=json))
+
+
 @app.command()
 def check(
     endpoint: EndpointOption = None,
@@ -415,7 +500,9 @@ def main() -> None:
 
 def _request_fields(given: dict[str, Any]) -> dict[str, Any]:
     """The options that are fields of a request; what was not said is left out."""
-    said = {name: given[name] for name in _REQUEST_FIELDS if given[name] not in (None, False, [])}
+    said = {name: given[name] for name in _REQUEST_FIELDS if given[name] not in (None, [])}
+    if not said["raw_prompt"]:
+        del said["raw_prompt"]
     return {_FIELD_NAMES.get(name, name): value for name, value in said.items()}
 
 
@@ -442,6 +529,7 @@ def _setup(given: dict[str, Any]) -> Any:
     }
     return commands.Setup(
         overrides=overrides,
+        object_info=given["object_info"],
         sandbox=given["sandbox"],
         as_json=given["json"],
         verbosity=-1 if given["quiet"] else given["verbose"],

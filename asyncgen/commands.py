@@ -21,6 +21,7 @@ from asyncgen.engine import Statistics
 from asyncgen.errors import AsyncgenError, InputError, LedgerError
 from asyncgen.exits import Exit, of_run
 from asyncgen.intake import IndexedWant, Intake, TakeKept
+from asyncgen.library import read_object_info
 from asyncgen.records import Batch
 from asyncgen.report import batch_statuses, jobs_out
 from asyncgen.request import INPUT_PICTURES, parse_request
@@ -38,6 +39,7 @@ class Setup:
     """What every running command is told: settings that options replace, the sandbox, what to show and to log."""
 
     overrides: Mapping[str, Any]
+    object_info: str | None  # file or URL
     sandbox: bool
     as_json: bool
     verbosity: int
@@ -283,7 +285,9 @@ def _model_urls(options: Sequence[str]) -> dict[str, str]:
 
 
 def _generator(setup: Setup, urls: Mapping[str, str]) -> ImageGenerator:
-    return ImageGenerator(load_settings(**setup.overrides), sandbox=setup.sandbox, model_urls=urls)
+    object_info = None if setup.object_info is None else read_object_info(setup.object_info)
+    settings = load_settings(**setup.overrides)
+    return ImageGenerator(settings, sandbox=setup.sandbox, model_urls=urls, object_info=object_info)
 
 
 @contextmanager

@@ -42,6 +42,7 @@ from asyncgen.lookahead import LookAhead
 from asyncgen.manifest import FILE_NAME as MANIFEST_NAME
 from asyncgen.manifest import Manifest
 from asyncgen.money import Budget, Price
+from asyncgen.node_schema import NodeSchemas
 from asyncgen.plan import Planner, Styles
 from asyncgen.ports import Ports, Transport, TransportError
 from asyncgen.prices import find_price
@@ -244,7 +245,12 @@ def _reachable(address: str, target: Target) -> str:
     return target.address if address.startswith(IN_PROCESS) else address
 
 
-def new_planner(settings: Settings, styles: Styles, model_urls: Mapping[str, str] | None = None) -> Planner:
+def new_planner(
+    settings: Settings,
+    styles: Styles,
+    model_urls: Mapping[str, str] | None = None,
+    schemas: NodeSchemas | None = None,
+) -> Planner:
     """The planner of one run."""
     workflow = Path(settings.workflow)
     return Planner(
@@ -253,6 +259,7 @@ def new_planner(settings: Settings, styles: Styles, model_urls: Mapping[str, str
         model_urls=model_urls,
         user_folder=user_folder(),
         max_result_bytes=settings.result_limit_bytes,
+        schemas=schemas,
     )
 
 

@@ -138,7 +138,8 @@ def continue_batch(folder: Path) -> Continued:
 
 def _continue(folder: Path) -> Continued:
     os.chdir(folder)  # away from a `.env`
-    setup = Setup({"output_root": Path("out")}, sandbox=True, as_json=False, verbosity=0, log_file=None, log_json=False)
+    overrides = {"output_root": Path("out")}
+    setup = Setup(overrides, None, sandbox=True, as_json=False, verbosity=0, log_file=None, log_json=False)
     source = SourceOptions(f"{_BATCH}.txt", None, None, False, {"style": _STYLE})
     options = BatchOptions(source, None, again=False, retry_failed=False, rebuy_changed=False, model_urls=())
     said = StringIO()

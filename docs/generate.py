@@ -136,7 +136,7 @@ def _option_text(parameter: Any) -> str:
     if not parameter.opts[0].startswith("-"):
         return f"`{_metavar(parameter)}`"
     value = "" if parameter.is_flag or parameter.count else f" {_metavar(parameter)}"
-    return ", ".join(f"`{option}{value}`" for option in parameter.opts)
+    return ", ".join(f"`{option}{value}`" for option in (*parameter.opts, *parameter.secondary_opts))
 
 
 def _metavar(parameter: Any) -> str:

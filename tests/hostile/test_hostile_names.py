@@ -103,12 +103,13 @@ async def test_a_path_that_is_no_picture_fails_its_image_or_is_refused(path: str
 
 
 def a_workflow_with_a_picture(folder: Path) -> Path:
-    """The shipped workflow and one node more, which takes a picture."""
+    """The shipped workflow and two nodes more, which take a picture and show it."""
     graph, bindings = (
         json.loads(data_path("workflows", f"{DEFAULT_WORKFLOW}{suffix}").read_text(encoding="utf-8"))
         for suffix in (".json", ".bindings.json")
     )
     graph["900"] = {"class_type": "LoadImage", "inputs": {"image": "x.png"}}
+    graph["901"] = {"class_type": "PreviewImage", "inputs": {"images": ["900", 0]}}
     bindings["images"] = {"init_image": [{"node": "900", "input": "image"}]}
     (folder / "mine.bindings.json").write_text(json.dumps(bindings), encoding="utf-8")
     (folder / "mine.json").write_text(json.dumps(graph), encoding="utf-8")
