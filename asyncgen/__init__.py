@@ -5,6 +5,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     cli                       the command line: arguments
     commands, tables          what they do: make images; show what is there
     serving, verifying        the sandbox on its own; `asyncgen verify`
+    library_commands          `asyncgen workflows`
     source, console           a batch's input; what is printed where
     display, check, exits     what a run shows; what is looked at before; exit codes
     api                       generate_many, stream_many, ImageGenerator
@@ -26,6 +27,10 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
     streams                   standard output and standard error, which may fail
     plan, workflow, template  from a request to a graph
+    library                   the workflows that there are, and what each needs
+    graph_check, binding      what is wrong with a graph; which of its inputs take which parameter
+    graph, node_schema, lora_nodes
+                              nodes and links; what a server says of its node classes; how LoRAs are loaded
     order                     which images are started one after the other
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     concurrency               the rule of `slots`
