@@ -19,8 +19,12 @@ DATA_FILES = (
     "resources/gpu_prices.json",
     "resources/sql/0001_ledger.sql",
     "resources/sql/0002_moves_and_money.sql",
+    "resources/sql/0003_rows.sql",
+    "workflows/object_info.json",
     "workflows/normal_image_v4_workflow.json",
     "workflows/normal_image_v4_workflow.bindings.json",
+    "workflows/schnell.json",
+    "workflows/schnell.bindings.json",
 )
 
 

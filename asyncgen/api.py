@@ -103,7 +103,7 @@ class ImageGenerator:
         A workflow that a row names itself is not in it. Raises `WorkflowError`.
         """
         said = [__version__, KEY_VERSION, self.planner.template().name, self.planner.template().digest]
-        said += [self.styles.digest.hex(), self.settings.workflow, self.settings.result_limit_bytes]
+        said += [self.styles.digest.hex(), self.settings.workflow_name(), self.settings.result_limit_bytes]
         text = json.dumps([*said, dict(self._model_urls or {}), dict(fields)], sort_keys=True)
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

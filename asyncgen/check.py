@@ -108,7 +108,7 @@ def _of_files(settings: Settings) -> Iterator[Finding]:
     except AsyncgenError as error:
         yield Finding("problem", f"styles: {error}", "repair the file, or name another with --styles")
     try:
-        template = Template.load(settings.workflow, user_folder())
+        template = Template.load(settings.workflow_name(), user_folder())
         yield Finding("ok", f"workflow: {template.name}, {len(template.graph)} nodes")
     except AsyncgenError as error:
         yield Finding("problem", f"workflow: {error}", "name another with ASYNCGEN_WORKFLOW")

@@ -252,10 +252,10 @@ def new_planner(
     schemas: NodeSchemas | None = None,
 ) -> Planner:
     """The planner of one run."""
-    workflow = Path(settings.workflow)
+    workflow = settings.workflow_name()
     return Planner(
         styles,
-        str(workflow.resolve()) if workflow.is_file() else settings.workflow,
+        str(Path(workflow).resolve()) if Path(workflow).is_file() else workflow,
         model_urls=model_urls,
         user_folder=user_folder(),
         max_result_bytes=settings.result_limit_bytes,

@@ -63,7 +63,9 @@ class Settings(BaseSettings):
         "RUNPOD_ENDPOINT_BASE_URL", RUNPOD_BASE_URL, "Base URL of the queue API, as in the official SDK."
     )
     endpoint: str | None = _env("ASYNCGEN_ENDPOINT", None, "An endpoint id that overrides the mode's choice.")
-    mode: str = _env("ASYNCGEN_MODE", DEFAULT_MODE, "Chooses the endpoint: wizard, new_pre, posterFrameRegeneration.")
+    mode: str = _env(
+        "ASYNCGEN_MODE", DEFAULT_MODE, "Chooses endpoint and workflow: wizard, new_pre, posterFrameRegeneration."
+    )
 
     # where things are
     output_root: Path | None = _env(
@@ -79,7 +81,9 @@ class Settings(BaseSettings):
     )
     ledger: Path | None = _env("ASYNCGEN_LEDGER", None, "Ledger file. Default `ledger.sqlite3` in the output root.")
     styles: Path | None = _env("ASYNCGEN_STYLES", None, "Styles registry file. Default: yours, else the shipped one.")
-    workflow: str = _env("ASYNCGEN_WORKFLOW", "normal_image_v4_workflow", "Workflow name, or path to a graph file.")
+    workflow: str | None = _env(
+        "ASYNCGEN_WORKFLOW", None, "Workflow name, or path to a graph file, instead of the mode's."
+    )
 
     # how hard to work
     concurrency: Concurrency = _env(
@@ -255,6 +259,10 @@ class Settings(BaseSettings):
             field=variable_of(candidates[0]),
         )
 
+    def workflow_name(self) -> str:
+        """The workflow where a request names none: `workflow` if given, else the mode's, else V4."""
+        return self.workflow or _MODE_WORKFLOWS.get(self.mode, _MODE_WORKFLOWS[DEFAULT_MODE])
+
     def require_api_key(self) -> str:
         """The key's text. Raises `SettingsError` when there is none, or it could not be sent as a header."""
         key = "" if self.api_key is None else self.api_key.get_secret_value().strip()
@@ -282,6 +290,12 @@ _MODE_ENDPOINTS: Final[Mapping[str, tuple[str, ...]]] = {
     "posterFrameRegeneration": ("server_poster_id", "server_150_id"),
 }
 _OTHER_MODES: Final = ("server_150_id",)
+#: What the endpoint of a mode has the models for.
+_MODE_WORKFLOWS: Final[Mapping[str, str]] = {
+    "wizard": "normal_image_v4_workflow",
+    "new_pre": "schnell",
+    "posterFrameRegeneration": "poster_frame",
+}
 #: The options that may have said a value which is refused here.
 _OPTIONS: Final = {
     "ASYNCGEN_BUDGET_USD": "--budget",

@@ -235,4 +235,4 @@ def test_the_shipped_bindings_are_those_that_are_found(name: str) -> None:
 
 def test_the_default_workflow_is_among_the_shipped_ones() -> None:
     assert DEFAULT_WORKFLOW in SHIPPED
-    assert len(SHIPPED) == 12
+    assert len(SHIPPED) == 13

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from asyncgen.errors import SettingsError
 from asyncgen.settings import Settings, load_settings, source_of, user_folder, variable_of
+from asyncgen.template import DEFAULT_WORKFLOW
 
 KEY = "rpa_SECRETSECRETSECRETSECRET"
 #: Variable, the text it is given, the field, the value that comes of it.
@@ -156,6 +157,21 @@ def test_the_users_folder_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPat
 )
 def test_a_mode_chooses_its_endpoint(mode: str, chosen: str) -> None:
     assert load_settings(mode=mode, **ENDPOINTS).endpoint_id() == chosen
+
+
+@pytest.mark.parametrize(
+    ("mode", "workflow"),
+    [
+        ("wizard", DEFAULT_WORKFLOW),
+        ("new_pre", "schnell"),
+        ("posterFrameRegeneration", "poster_frame"),
+        ("anything", DEFAULT_WORKFLOW),
+    ],
+)
+def test_a_mode_chooses_the_workflow_that_its_models_are_for(mode: str, workflow: str) -> None:
+    assert load_settings(mode=mode).workflow_name() == workflow
+    assert load_settings(mode=mode).changed(mode="new_pre").workflow_name() == "schnell"
+    assert load_settings(mode=mode, workflow="pose").workflow_name() == "pose"
 
 
 @pytest.mark.parametrize("missing", ["server_schnell_id", "server_poster_id"])
