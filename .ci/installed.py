@@ -20,6 +20,7 @@ DATA_FILES = (
     "resources/sql/0001_ledger.sql",
     "resources/sql/0002_moves_and_money.sql",
     "resources/sql/0003_rows.sql",
+    "resources/sql/0004_checks.sql",
     "workflows/object_info.json",
     "workflows/normal_image_v4_workflow.json",
     "workflows/normal_image_v4_workflow.bindings.json",

@@ -17,11 +17,11 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 
 from asyncgen import rows
-from asyncgen.errors import Failure, FailureCode, LedgerError
+from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError
 from asyncgen.lifecycle import ALLOWED, State
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
-from asyncgen.records import Batch, Item, RecordedWant, Spec, StoredPicture, Terms, Want
+from asyncgen.records import ADOPTED, Batch, Item, RecordedWant, Spec, StoredPicture, Terms, Want
 from asyncgen.request import ImageRequest
 from asyncgen.schema import as_ledger_error, prepare
 
@@ -234,6 +234,11 @@ class Ledger:
         """It cannot be sent: its own fault, found before anything was bought."""
         await self._move(item, State.FAILED, str(failure), failure=failure)
 
+    async def record_cancelled_unsent(self, item: Item, reason: str) -> None:
+        """Its owner takes it back before it was sent: nothing of it is out, and nothing was bought for it."""
+        failure = Failure(FailureClass.ITEM, FailureCode.CANCELLED, reason)
+        await self._move(item, State.CANCELLED, str(failure), failure=failure)
+
     async def record_ended(self, item: Item, target: State, failure: Failure, timing: Timing) -> None:
         """The job ended without a picture: `target` says where that leads (WANTED buys it again)."""
         await self._move(item, target, str(failure), failure=failure, also=partial(rows.end_job, item, failure, timing))
@@ -283,11 +288,7 @@ class Ledger:
 
         def also(connection: sqlite3.Connection, at: float) -> None:
             rows.end_job(item, None, timing, connection, at)
-            connection.executemany(
-                "INSERT INTO image (item_id, number, path, sha256, size_bytes, format, width, height, state) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'storing')",
-                [(item.id, p.number, p.path, p.sha256, p.size_bytes, p.format, p.width, p.height) for p in pictures],
-            )
+            rows.insert_pictures(connection, item.id, pictures, "storing")
 
         await self._move(item, State.STORING, also=also)
         item.pictures = tuple(pictures)
@@ -301,6 +302,17 @@ class Ledger:
                 "UPDATE image SET state = 'stored' WHERE item_id = ? AND state = 'storing'", (item.id,)
             ),
         )
+
+    async def record_adopted(self, item: Item, pictures: Sequence[StoredPicture]) -> None:
+        """Its pictures were made elsewhere, and their files are in place: there is no job, and no cost."""
+        await self._move(
+            item,
+            State.STORED,
+            endpoint=ADOPTED,
+            job_id=pictures[0].sha256,
+            also=lambda connection, at: rows.insert_pictures(connection, item.id, pictures, "stored"),
+        )
+        item.pictures = tuple(pictures)
 
     async def record_picture_lost(self, item_id: int, failure: Failure) -> bool:
         """A stored picture is missing or damaged: its image is lost, with all its pictures. False if it was already."""

@@ -21,7 +21,7 @@ class State(StrEnum):
     STORED = "stored"  # the file is in place (or the picture was delivered in memory, as asked)
     FAILED = "failed"  # its own fault
     GIVEN_UP = "given_up"  # the platform failed it as often as we are willing to pay for
-    CANCELLED = "cancelled"  # taken back at the platform
+    CANCELLED = "cancelled"  # taken back at the platform, or before it was sent
     LOST = "lost"  # paid for, and nowhere: its result had expired before it was fetched, or its file is gone
     UNKNOWN = "unknown"  # it was sent, and whether it was accepted was never learned
 
@@ -39,6 +39,8 @@ _S = State
 MOVES: tuple[Move, ...] = (
     Move(_S.WANTED, _S.SUBMITTING, "the intent to buy is durable; only now may POST /run be sent"),
     Move(_S.WANTED, _S.FAILED, "refused here, before anything was sent"),
+    Move(_S.WANTED, _S.STORED, "adopted: its picture was made elsewhere"),
+    Move(_S.WANTED, _S.CANCELLED, "taken back before it was sent"),
     Move(_S.SUBMITTING, _S.ACCEPTED, "the reply carried a job id; after a retry it is known, reply or not"),
     Move(_S.SUBMITTING, _S.WANTED, "certainly not accepted: connection refused, 429, 503, or an account fault"),
     Move(_S.SUBMITTING, _S.FAILED, "the platform refused this job for what it is"),
@@ -46,8 +48,8 @@ MOVES: tuple[Move, ...] = (
     Move(_S.UNKNOWN, _S.WANTED, "its owner chose to submit it again"),
     Move(_S.ACCEPTED, _S.STORING, "COMPLETED with whole pictures; their paths and hashes are durable"),
     Move(_S.ACCEPTED, _S.SUBMITTING, "the platform failed it; the intent to send POST /retry is durable"),
-    Move(_S.ACCEPTED, _S.FAILED, "the job failed by its own fault"),
-    Move(_S.ACCEPTED, _S.WANTED, "the platform failed or lost it; it may be bought again"),
+    Move(_S.ACCEPTED, _S.FAILED, "the job failed by its own fault, or its picture was rejected"),
+    Move(_S.ACCEPTED, _S.WANTED, "the platform failed or lost it, or its picture was rejected; it may be bought again"),
     Move(_S.ACCEPTED, _S.GIVEN_UP, "the platform failed it once too often"),
     Move(_S.ACCEPTED, _S.LOST, "its result had expired, once too often"),
     Move(_S.ACCEPTED, _S.CANCELLED, "cancelled at the platform"),

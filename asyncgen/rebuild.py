@@ -20,7 +20,7 @@ from asyncgen import manifest_lines
 from asyncgen.errors import InputError
 from asyncgen.lifecycle import MOVES, State
 from asyncgen.manifest_lines import Recorded
-from asyncgen.records import PLATFORM, Spec, StoredPicture
+from asyncgen.records import ADOPTED, PLATFORM, Spec, StoredPicture
 from asyncgen.request import parse_request
 from asyncgen.salvage import salvaging
 from asyncgen.schema import migrate
@@ -29,17 +29,19 @@ _TABLES: Final = ("batch", "run", "item", "job", "image", "event")  # each after
 _NOT_KNOWN: Final = "rebuilt by asyncgen verify: how it came here is not known"
 #: What the platform gives a job that is sent without a time limit of its own, milliseconds: the most it can have run.
 _EXECUTION_TIMEOUT_MS: Final = 600_000
-_MISSING_JOBS: Final = """
+_MISSING_JOBS: Final = f"""
     INSERT INTO job (item_id, attempt, endpoint, job_id, submitted_at, accepted_at, outcome, execution_timeout_ms)
     SELECT id, max(attempts, 1), endpoint, job_id, coalesce(accepted_at, state_at), accepted_at,
            CASE WHEN state IN ('submitting', 'accepted') THEN NULL WHEN state = 'unknown' THEN 'unknown'
                 ELSE coalesce(failure_code, 'completed') END,
            coalesce(execution_timeout_ms, ?)
     FROM item WHERE (job_id IS NOT NULL AND state <> 'wanted' OR state IN ('submitting', 'unknown'))
-                    AND NOT EXISTS (SELECT 1 FROM job WHERE job.item_id = item.id)
-"""
+                    AND endpoint <> '{ADOPTED}' AND NOT EXISTS (SELECT 1 FROM job WHERE job.item_id = item.id)
+"""  # noqa: S608 - the name is ours
+#: Moves of what was never bought: no way for an image of which it is not known.
+_UNBOUGHT: Final = frozenset({(State.WANTED, State.STORED), (State.WANTED, State.CANCELLED)})
 _BEHIND: Final = """
-    SELECT id, state, state_at FROM item
+    SELECT id, state, state_at, endpoint FROM item
     WHERE id > ? AND state IS NOT (SELECT state FROM event WHERE item_id = item.id ORDER BY id DESC LIMIT 1)
     ORDER BY id LIMIT 500
 """
@@ -126,11 +128,16 @@ class _Builder:
         try:
             match table:
                 case "event":
-                    self._reach(row["item_id"], State(row["state"]), row["at"], row["detail"])
+                    unbought = (row.get("source"), row["state"]) in _UNBOUGHT
+                    self._reach(row["item_id"], State(row["state"]), row["at"], row["detail"], unbought=unbought)
                 case "item":
                     self._name_batch(row["batch_id"])
                     _check_item(row)
                     self._insert(table, values)
+                case "image" if "fingerprint" not in row and row["state"] != "superseded":
+                    query = "SELECT fingerprint FROM item WHERE id = ?"
+                    made_with = self._connection.execute(query, (row["item_id"],)).fetchone()
+                    self._insert(table, {**values, "fingerprint": made_with and made_with["fingerprint"]})
                 case "job":
                     older = {"submitted_at": row["accepted_at"], "execution_timeout_ms": _EXECUTION_TIMEOUT_MS}
                     self._insert(table, {**older, **values})
@@ -194,7 +201,8 @@ class _Builder:
         else:
             self._mark_stored(item_id, recorded)
         members = {name: getattr(recorded.picture, name) for name in StoredPicture.__slots__}
-        self._insert("image", {"item_id": item_id, **members, "state": "stored"})
+        fingerprint = recorded.want.fingerprint
+        self._insert("image", {"item_id": item_id, **members, "state": "stored", "fingerprint": fingerprint})
 
     def _mark_stored(self, item_id: int, recorded: Recorded) -> None:
         """The damaged ledger had lost what came after its last readable state."""
@@ -228,10 +236,10 @@ class _Builder:
                 "seed": str(recorded.seed),
                 "state": State.STORED,
                 "state_at": recorded.stored_at,
-                "attempts": 1,
+                "attempts": int(recorded.endpoint != ADOPTED),
                 "endpoint": recorded.endpoint,
                 "job_id": recorded.job_id,
-                "accepted_at": recorded.stored_at,
+                "accepted_at": None if recorded.endpoint == ADOPTED else recorded.stored_at,
             },
         )
         self._add_job(item_id, recorded)
@@ -241,7 +249,8 @@ class _Builder:
         """The job that made the picture, with its times and its price, unless the damaged ledger still had it."""
         at, duration_ms, cost_usd = recorded.stored_at, recorded.execution_ms, recorded.cost_usd
         query = "SELECT 1 FROM job WHERE item_id = ? AND job_id = ?"
-        if self._connection.execute(query, (item_id, recorded.job_id)).fetchone():
+        is_known = self._connection.execute(query, (item_id, recorded.job_id)).fetchone()
+        if is_known or recorded.endpoint == ADOPTED:
             return
         self._insert(
             "job",
@@ -250,6 +259,7 @@ class _Builder:
                 "attempt": 1,
                 "endpoint": recorded.endpoint,
                 "job_id": recorded.job_id,
+                "seed": str(recorded.seed),
                 **dict.fromkeys(("submitted_at", "accepted_at", "ended_at"), at),
                 "outcome": "completed",
                 "delay_ms": recorded.delay_ms,
@@ -285,14 +295,15 @@ class _Builder:
         while rows := self._connection.execute(_BEHIND, (after,)).fetchall():
             after = rows[-1]["id"]
             for row in rows:
-                self._reach(row["id"], State(row["state"]), row["state_at"], _NOT_KNOWN)
+                unbought = row["endpoint"] == ADOPTED
+                self._reach(row["id"], State(row["state"]), row["state_at"], _NOT_KNOWN, unbought=unbought)
 
-    def _reach(self, item_id: int, target: State, at: float, detail: str | None) -> None:
+    def _reach(self, item_id: int, target: State, at: float, detail: str | None, *, unbought: bool) -> None:
         """Append the events that lead from an item's last one to a state; the last of them has the detail."""
         query = "SELECT state FROM event WHERE item_id = ? ORDER BY id DESC LIMIT 1"
         last = self._connection.execute(query, (item_id,)).fetchone()
         source = None if last is None else State(last["state"])
-        for state in _way(source, target):
+        for state in _way(source, target, unbought):
             words = detail if state is target else _NOT_KNOWN
             event = {"item_id": item_id, "at": at, "source": source, "state": state, "detail": words}
             self._insert("event", event)
@@ -314,12 +325,16 @@ def _check_item(row: Mapping[str, Any]) -> None:
 
 
 @cache
-def _way(source: State | None, target: State) -> tuple[State, ...]:
-    """The shortest allowed way from one state (None: not recorded yet) to another, without the first of them."""
+def _way(source: State | None, target: State, unbought: bool) -> tuple[State, ...]:
+    """The shortest allowed way from one state (None: not recorded yet) to another, without the first of them.
+
+    Only where it is known to be `unbought` does it pass over what a purchase leads through.
+    """
     if source is None:
-        return (State.WANTED, *_way(State.WANTED, target))
+        return (State.WANTED, *_way(State.WANTED, target, unbought))
+    moves = [move for move in MOVES if unbought or (move.source, move.target) not in _UNBOUGHT]
     ways: deque[tuple[State, ...]] = deque([(source,)])
     while ways[0][-1] is not target:
         way = ways.popleft()
-        ways.extend((*way, move.target) for move in MOVES if move.source is way[-1] and move.target not in way)
+        ways.extend((*way, move.target) for move in moves if move.source is way[-1] and move.target not in way)
     return ways[0][1:]

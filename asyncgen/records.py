@@ -15,6 +15,8 @@ from asyncgen.request import ImageRequest
 
 PLATFORM = "runpod"
 SANDBOX = "sandbox"
+#: What stands in the place of an endpoint where a picture was made elsewhere and adopted; its job's id is its hash.
+ADOPTED = "adopted"
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -118,7 +120,8 @@ class Terms:
 class Item:
     """One wanted job as the ledger has it. Only the ledger changes it, and only after the change is durable.
 
-    `attempts` counts what was or may have been bought. `execution_timeout_ms` was sent with its last job, and
+    `attempts` counts what was or may have been bought, `rerolls` how often another seed was drawn after a picture had
+    been rejected. `execution_timeout_ms` was sent with its last job, and
     `submitted_at` is when; None where no job of it is out. `run_id` is the run that works on it. `changed`: it was made
     with other values than today's. `repeats`: the same fixed-seed request came earlier in this input, and this is the
     same image.
@@ -141,6 +144,7 @@ class Item:
     execution_timeout_ms: int | None = None
     submitted_at: float | None = None
     run_id: int | None = None
+    rerolls: int = 0
 
     @property
     def was_delivered(self) -> bool:

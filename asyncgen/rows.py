@@ -301,6 +301,7 @@ def item_of(
         accepted_at=row["accepted_at"],
         failure=code and Failure(FailureClass(row["failure_class"]), FailureCode(code), row["failure_message"]),
         execution_timeout_ms=row["execution_timeout_ms"],
+        rerolls=row["rerolls"],
         run_id=run_id,
         pictures=pictures or (),
     )
@@ -314,7 +315,7 @@ def want_of(row: sqlite3.Row) -> Want:
 
 def _pictures(connection: sqlite3.Connection, item_ids: Sequence[int]) -> dict[int, tuple[StoredPicture, ...]]:
     columns = "item_id, number, path, sha256, size_bytes, format, width, height"
-    condition = f"item_id IN {_places(item_ids)} AND state <> 'superseded'"
+    condition = f"item_id IN {_places(item_ids)} AND state IN ('storing', 'stored')"
     query = f"SELECT {columns} FROM image WHERE {condition} ORDER BY item_id, number"  # noqa: S608 - the names are ours
     pictures: dict[int, tuple[StoredPicture, ...]] = {}
     for item_id, *picture in connection.execute(query, item_ids):
@@ -360,8 +361,18 @@ def insert_job(
     """A submission is about to be sent; `job_id` None: the platform will say it."""
     connection.execute(
         "INSERT INTO job (item_id, run_id, attempt, endpoint, job_id, submitted_at, execution_timeout_ms, "
-        "usd_per_second) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (item.id, item.run_id, attempt, terms.endpoint, job_id, at, terms.execution_timeout_ms, terms.usd_per_second),
+        "usd_per_second, seed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            item.id,
+            item.run_id,
+            attempt,
+            terms.endpoint,
+            job_id,
+            at,
+            terms.execution_timeout_ms,
+            terms.usd_per_second,
+            str(item.seed),
+        ),
     )
 
 
@@ -378,13 +389,24 @@ def unknown_job(item: Item) -> Also:
 
 def supersede_pictures(item: Item) -> Also:
     """The item's pictures count no longer; their files stay."""
-    statement = "UPDATE image SET state = 'superseded' WHERE item_id = ?"
+    statement = "UPDATE image SET state = 'superseded' WHERE item_id = ? AND state <> 'rejected'"
     return lambda connection, at: connection.execute(statement, (item.id,))
 
 
 def forget_job(item: Item) -> Also:
     """The submission was certainly not accepted: there is no job."""
     return lambda connection, at: connection.execute(f"DELETE FROM job WHERE {_THIS_JOB}", (item.id,))  # noqa: S608 - ours
+
+
+def insert_pictures(
+    connection: sqlite3.Connection, item_id: int, pictures: Sequence[StoredPicture], state: str
+) -> None:
+    """Pictures of an item, made with the values that it has now."""
+    connection.executemany(
+        "INSERT INTO image (item_id, number, path, sha256, size_bytes, format, width, height, state, fingerprint) "
+        "SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, fingerprint FROM item WHERE id = ?",
+        [(p.number, p.path, p.sha256, p.size_bytes, p.format, p.width, p.height, state, item_id) for p in pictures],
+    )
 
 
 def reopen_job(connection: sqlite3.Connection, item_id: int) -> None:

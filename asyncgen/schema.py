@@ -9,7 +9,7 @@ from typing import Final
 from asyncgen import assets
 from asyncgen.errors import LedgerError, LedgerVersionError
 
-VERSION: Final = 3
+VERSION: Final = 4
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # NORMAL may lose acknowledged commits at a power cut: a paid job's id must not be one

@@ -83,6 +83,10 @@ class Desk:
                 await ledger.record_accepted(item, f"job-{item.id}")
             case _, State.STORING:
                 await ledger.record_storing(item, [record(path=f"{item.request_id}.png")], Timing())
+            case State.WANTED, State.STORED:
+                await ledger.record_adopted(item, [record(path=f"{item.request_id}.png")])
+            case State.WANTED, State.CANCELLED:
+                await ledger.record_cancelled_unsent(item, "taken back")
             case _, State.STORED:
                 await ledger.record_stored(item)
             case _, State.UNKNOWN:

@@ -21,7 +21,8 @@ from asyncgen.ledger import Ledger
 from asyncgen.lifecycle import State
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
-from asyncgen.records import PLATFORM, SANDBOX
+from asyncgen.records import ADOPTED, PLATFORM, SANDBOX
+from asyncgen.report import batch_statuses
 from asyncgen.request import MAX_SEED
 from asyncgen.schema import VERSION, PathTakenError
 from asyncgen.system import real_ports
@@ -590,3 +591,39 @@ async def test_what_is_kept_of_a_want_is_json_that_people_can_read(tmp_path: Pat
     ((said, spec),) = rows(tmp_path, "SELECT said, spec FROM item")
     assert json.loads(said) == {"prompt": "ein Fuchs, 狐", "style_id": "1"}
     assert "狐" in spec
+
+
+# -- not bought
+
+
+@pytest.mark.anyio
+async def test_what_was_made_elsewhere_is_stored_without_a_job_and_without_a_cost(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        item = await at.item()
+        await at.ledger.record_adopted(item, [record(path="old.png")])
+        assert (item.state, item.endpoint, item.attempts) == (State.STORED, ADOPTED, 0)
+        assert await at.ledger.committed_usd(at.batch, 1.0) == 0
+        await at.next_run()
+        (found,) = await at.claim(want())
+    assert (found.id, found.pictures, found.changed) == (item.id, (record(path="old.png"),), False)
+    assert rows(tmp_path, "SELECT * FROM job") == []
+    assert rows(tmp_path, "SELECT state, path FROM image") == [("stored", "old.png")]
+    assert batch_statuses(tmp_path / LEDGER)[0].pictures == 1
+
+
+@pytest.mark.anyio
+async def test_what_was_never_sent_can_be_taken_back_and_wanted_again(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        item = await at.item()
+        await at.ledger.record_cancelled_unsent(item, "taken back by its owner")
+        assert (item.state, states(tmp_path)) == (State.CANCELLED, ["cancelled"])
+        assert rows(tmp_path, "SELECT * FROM job") == []
+        await at.ledger.record_wanted_again(item, want(), "the batch was started again")
+    assert states(tmp_path) == ["wanted"]
+
+
+@pytest.mark.anyio
+async def test_a_job_keeps_the_seed_that_it_was_sent_with(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        await at.stored(await at.item(seed=MAX_SEED))
+    assert rows(tmp_path, "SELECT seed FROM job") == [(str(MAX_SEED),)]

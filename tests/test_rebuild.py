@@ -21,6 +21,7 @@ from asyncgen.manifest import Manifest
 from asyncgen.manifest_lines import read_line
 from asyncgen.protocol import Timing
 from asyncgen.rebuild import Rebuilt, rebuild
+from asyncgen.records import ADOPTED
 from asyncgen.request import parse_request
 from asyncgen.schema import migrate
 
@@ -36,6 +37,8 @@ async def fill(at: Desk, count: int = 12) -> None:
             await at.move(item, target)
     for number in range(count):
         await at.stored(await at.item(f"a fox, study {number}", seed=number or None), f"p{number}", count=2)
+    await at.ledger.record_adopted(await at.item("a fox of old"), [record(path="of old.png")])
+    await at.ledger.record_cancelled_unsent(await at.item("a fox, taken back"), "taken back")
     refused, rejected = await at.item("refused"), await at.item("rejected")
     await at.ledger.record_intent(refused, TERMS)
     await at.ledger.record_refused(refused, "429")
@@ -85,8 +88,11 @@ def check(path: Path) -> None:
     assert last == {item["id"]: item["state"] for item in items}
     bought = {job["item_id"] for job in table(path, "job")}
     assert all(
-        item["id"] in bought for item in items if item["state"] in ("submitting", "accepted", "stored", "unknown")
+        item["id"] in bought
+        for item in items
+        if item["state"] in ("submitting", "accepted", "stored", "unknown") and item["endpoint"] != ADOPTED
     )
+    assert not any(item["id"] in bought for item in items if item["endpoint"] == ADOPTED)
 
 
 def pictures(path: Path) -> set[tuple[str, str, int, str]]:
@@ -118,7 +124,7 @@ def test_a_sound_ledger_comes_back_as_it_was(filled: Path, tmp_path: Path) -> No
 def test_without_a_ledger_the_manifest_brings_back_every_picture(filled: Path, tmp_path: Path) -> None:
     rebuilt = rebuilt_from(filled, None, tmp_path / NEW)
     assert pictures(tmp_path / NEW) == pictures(filled / LEDGER)
-    assert (rebuilt.without_ledger, rebuilt.is_whole, rebuilt.from_manifest) == (True, False, 14)
+    assert (rebuilt.without_ledger, rebuilt.is_whole, rebuilt.from_manifest) == (True, False, 15)
     keys = ("content_key", "occurrence", "replica", "said", "spec", "fingerprint", "style_id", "seed", "state_at")
     known = {item["request_id"]: item for item in table(filled / LEDGER, "item")}
     for item in table(tmp_path / NEW, "item"):
@@ -217,7 +223,7 @@ def test_a_row_that_a_run_could_not_use_is_as_good_as_gone(filled: Path, tmp_pat
             connection.execute(f"UPDATE item SET {column} = '#' || {column} WHERE state = '{state}'")
     rebuilt = rebuilt_from(filled, tmp_path / LEDGER, tmp_path / NEW)
     assert pictures(tmp_path / NEW) == pictures(filled / LEDGER)
-    assert (rebuilt.unreadable["item"], rebuilt.from_manifest) == (17, 14)
+    assert (rebuilt.unreadable["item"], rebuilt.from_manifest) == (18, 15)
     assert not {"accepted", "failed"} & {item["state"] for item in table(tmp_path / NEW, "item")}
 
 
