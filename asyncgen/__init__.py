@@ -6,6 +6,8 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     commands, tables          what they do: make images; show what is there
     serving, verifying        the sandbox on its own; `asyncgen verify`
     library_commands          `asyncgen workflows`
+    queue_commands, cost_commands
+                              `asyncgen queue` and `asyncgen cost`
     source, console           a batch's input; what is printed where
     display, check, exits     what a run shows; what is looked at before; exit codes
     api                       generate_many, stream_many, ImageGenerator
@@ -16,6 +18,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     allowance                 what a run may still buy, and on which terms
     story                     one image's story, for `asyncgen why`
     verify, rebuild, salvage  what is wrong with an output root; a new ledger for a damaged one
+    outstanding, costs        what is out and waits; what jobs have cost
     report, manifest, results readers of the ledger, and what callers get
     resume                    what the ledger knows of a prompt file already
     endpoint, calls, gate     submit, wait, cancel, health; backoff and silence; so many requests in 10 s and at once

@@ -29,12 +29,24 @@ app.add_typer(styles_app, name="styles")
 workflows_app = typer.Typer(invoke_without_command=True, help="List the workflows, show, check or add one.")
 app.add_typer(workflows_app, name="workflows")
 
+queue_app = typer.Typer(invoke_without_command=True, help="Show what is out and what waits, by endpoint and lane.")
+app.add_typer(queue_app, name="queue")
+
 
 class OnStop(StrEnum):
     """What Ctrl-C does with jobs that are out."""
 
     COLLECT = "collect"
     CANCEL = "cancel"
+
+
+class CostBy(StrEnum):
+    """What costs are grouped by."""
+
+    RUN = "run"
+    STYLE = "style"
+    LORA = "lora"
+    DAY = "day"
 
 
 class OnUnknown(StrEnum):
@@ -324,6 +336,44 @@ def why(
     from asyncgen import tables  # noqa: PLC0415 - as above
 
     raise typer.Exit(tables.show_why({"output_root": out}, name, realm=_realm(sandbox), as_json=json))
+
+
+@app.command()
+def cost(
+    by: Annotated[CostBy, typer.Option("--by", help="One line for each run, style, LoRA or day (UTC).")] = CostBy.RUN,
+    batch: Annotated[str | None, typer.Option("--batch", help="Of this batch alone.")] = None,
+    out: Out = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output, without a total.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show what jobs have cost, failed and cancelled ones too, and what each image that is there has cost with all.
+
+    Works beside a run.
+    """
+    from asyncgen import cost_commands  # noqa: PLC0415 - as above
+
+    where = {"output_root": out}
+    raise typer.Exit(
+        cost_commands.show_cost(where, realm=_realm(sandbox), by=by, batch=batch, as_csv=csv, as_json=json)
+    )
+
+
+@queue_app.callback()
+def queue_list(
+    context: typer.Context,
+    batch: Annotated[str | None, typer.Option("--batch", help="Of this batch alone.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=0, help="So many of the oldest jobs are listed.")] = 20,
+    out: Out = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show what is out and what waits, by endpoint and lane, with ages and when results expire. Works beside a run."""
+    from asyncgen import queue_commands  # noqa: PLC0415 - as above
+
+    if context.invoked_subcommand is None:
+        where = {"output_root": out}
+        raise typer.Exit(queue_commands.show_queue(where, realm=_realm(sandbox), batch=batch, jobs=jobs, as_json=json))
 
 
 @app.command()

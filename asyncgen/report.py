@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from asyncgen.errors import LedgerError
+from asyncgen.errors import InputError, LedgerError
 from asyncgen.lifecycle import OUT, State
 from asyncgen.money import Cost, Use, sum_of
 from asyncgen.records import Batch
@@ -18,13 +19,18 @@ from asyncgen.rows import LAST_JOB, MOST_MS
 from asyncgen.schema import VERSION, cure_of, migrate
 
 _HISTORY_ROWS = 1000
-_USES = f"""
-    SELECT CASE WHEN outcome = 'completed' THEN 'made' WHEN outcome IN ('cancelled', 'lost', 'unknown') THEN outcome
-           ELSE 'failed' END AS became, coalesce(sum(execution_ms), 0) AS execution_ms,
-           coalesce(sum(execution_ms * usd_per_second), 0) / 1000 AS usd,
-           CASE WHEN count(*) = count({MOST_MS}) THEN sum({MOST_MS} * usd_per_second) / 1000 END AS most_usd,
-           sum(execution_ms IS NULL) AS untimed, sum(usd_per_second IS NULL) AS unpriced
-    FROM job JOIN item ON item.id = job.item_id WHERE item.batch_id = ? AND outcome IS NOT NULL GROUP BY became
+#: What jobs of a group cost, with what became of them: rows for `cost_of`. `out`: nobody knows yet.
+COSTS_OF_JOBS: Final = f"""
+    CASE WHEN outcome IS NULL THEN 'out' WHEN outcome = 'completed' THEN 'made'
+         WHEN outcome IN ('cancelled', 'lost', 'unknown') THEN outcome ELSE 'failed' END AS became,
+    count(*) AS jobs, coalesce(sum(execution_ms), 0) AS execution_ms,
+    coalesce(sum(execution_ms * usd_per_second), 0) / 1000 AS usd,
+    CASE WHEN count(*) = count({MOST_MS}) THEN sum({MOST_MS} * usd_per_second) / 1000 END AS most_usd,
+    sum(execution_ms IS NULL) AS untimed, sum(usd_per_second IS NULL) AS unpriced
+"""
+_USES: Final = f"""
+    SELECT {COSTS_OF_JOBS} FROM job JOIN item ON item.id = job.item_id
+    WHERE item.batch_id = ? AND outcome IS NOT NULL GROUP BY became
 """  # noqa: S608 - the names are ours
 
 
@@ -53,7 +59,7 @@ class BatchStatus:
     def cost(self) -> Cost:
         """Of all its jobs; those that are out have not said yet what they cost."""
         out = sum(self.states.get(state, 0) for state in OUT)
-        return sum_of([*self.costs.values(), Cost.of_jobs(0.0, untimed=out, unpriced=0)])
+        return cost_with_out(self.costs.values(), out)
 
 
 def batch_statuses(ledger_path: Path) -> list[BatchStatus]:
@@ -100,12 +106,25 @@ def _batch_status(
     ).fetchone()[0]
     uses = connection.execute(_USES, (batch_id,)).fetchall()
     gpu_ms = sum(use["execution_ms"] for use in uses)
-    costs = {Use(use["became"]): _cost(use) for use in uses}
+    costs = {Use(use["became"]): cost_of(use) for use in uses}
     return BatchStatus(name, realm, created_at, pictures, gpu_ms, costs, {State(state): n for state, n in states})
 
 
-def _cost(use: sqlite3.Row) -> Cost:
+def cost_of(use: sqlite3.Row) -> Cost:
+    """The cost of one row of `COSTS_OF_JOBS`."""
     return Cost.of_jobs(use["usd"], untimed=use["untimed"], unpriced=use["unpriced"], most_usd=use["most_usd"])
+
+
+def cost_with_out(costs: Iterable[Cost], out: int) -> Cost:
+    """The sum of these, and of so many jobs that are out and have not said yet what they cost."""
+    return sum_of([*costs, Cost.of_jobs(0.0, untimed=out, unpriced=0)])
+
+
+def check_batch(connection: sqlite3.Connection, ledger_path: Path, name: str) -> None:
+    """Raises `InputError` naming the batches that there are, where none has this name."""
+    known = [row[0] for row in connection.execute("SELECT name FROM batch ORDER BY id")]
+    if name not in known:
+        raise InputError(f"{ledger_path} has no batch {name!r}; it has: {', '.join(known) or 'none'}", field="batch")
 
 
 @contextmanager
