@@ -8,6 +8,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     library_commands          `asyncgen workflows`
     queue_commands, cost_commands
                               `asyncgen queue` and `asyncgen cost`
+    plan_display, planning    what a batch would do, found out without doing it
     source, console           a batch's input; what is printed where
     display, check, exits     what a run shows; what is looked at before; exit codes
     api                       generate_many, stream_many, ImageGenerator
@@ -17,6 +18,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     job, slots                one image, from the wish for it to the file; how many jobs are out
     allowance                 what a run may still buy, and on which terms
     story                     one image's story, for `asyncgen why`
+    outlook                   what a run would find in the ledger
     verify, rebuild, salvage  what is wrong with an output root; a new ledger for a damaged one
     outstanding, costs        what is out and waits; what jobs have cost
     report, manifest, results readers of the ledger, and what callers get
@@ -37,6 +39,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     order                     which images are started one after the other
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     concurrency               the rule of `slots`
+    estimate, sampling        what images will take; a few of many, spread over lanes
     queue_model               when `endpoint` should ask for each job, learned from its replies
     styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, lifting, diagnosis, request, records,
     lifecycle, manifest_lines, documents, errors

@@ -110,7 +110,12 @@ class ImageGenerator:
     @property
     def ledger_path(self) -> Path:
         """Where the ledger is. Before entering: where it is unless the endpoint turns out to be a sandbox."""
-        return run.ledger_path_of(self.settings, PLATFORM if self._sandbox is None else SANDBOX)
+        return run.ledger_path_of(self.settings, self.realm)
+
+    @property
+    def realm(self) -> str:
+        """Whose images its batches are of; before entering as `ledger_path`."""
+        return PLATFORM if self._sandbox is None else SANDBOX
 
     @property
     def workspace(self) -> Workspace:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -141,6 +143,23 @@ _REQUEST_FIELDS: Final = (
 _FIELD_NAMES: Final = {"sampler": "sampler_name", "scheduler": "scheduler_name"}
 
 
+def _with_options_of(command: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command, before its own options, all arguments and options of another; it gets them in `**given`."""
+
+    def declare(function: Callable[..., None]) -> Callable[..., None]:
+        theirs = inspect.signature(command, eval_str=True)
+        own = [
+            parameter
+            for parameter in inspect.signature(function, eval_str=True).parameters.values()
+            if parameter.name != "given"
+        ]
+        function.__signature__ = theirs.replace(parameters=[*theirs.parameters.values(), *own])  # type: ignore[attr-defined]
+        function.__annotations__ = {**command.__annotations__, **function.__annotations__}
+        return function
+
+    return declare
+
+
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:
@@ -207,18 +226,33 @@ def batch(
 
     Finished images are never bought again, jobs that are still out are collected.
     """
-    from asyncgen import commands, source  # noqa: PLC0415 - `--help` need not load the engine
+    from asyncgen import commands  # noqa: PLC0415 - `--help` need not load the engine
 
     given = locals()
-    options = commands.BatchOptions(
-        source=source.SourceOptions(file, format, limit, skip_bad, _request_fields(given)),
-        name=name,
-        again=again,
-        retry_failed=retry_failed,
-        rebuy_changed=rebuy_changed,
-        model_urls=model_url or (),
-    )
-    raise typer.Exit(commands.run_batch(_setup(given), options))
+    raise typer.Exit(commands.run_batch(_setup(given), _batch_options(given)))
+
+
+@app.command()
+@_with_options_of(batch)
+def plan(
+    seconds_per_image: Annotated[
+        float | None,
+        typer.Option("--seconds-per-image", min=0.001, help="Your own rate, instead of the ledger's history."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="How many workers will work at once, for the time it takes.")
+    ] = None,
+    **given: Any,
+) -> None:
+    """Tell what `batch` would do with the same options; sends nothing, opens no connection, works beside a run.
+
+    How many images are new, changed, kept or failed before; every problem; time and cost as ranges with their basis;
+    samples as they would be sent. Exit code 2 where a problem would stop the batch.
+    """
+    from asyncgen import commands, planning  # noqa: PLC0415 - as above
+
+    assumed = planning.Assumed(seconds_per_image, workers)
+    raise typer.Exit(commands.run_plan(_setup(given), _batch_options(given), assumed))
 
 
 @app.command()
@@ -554,6 +588,21 @@ def _request_fields(given: dict[str, Any]) -> dict[str, Any]:
     if not said["raw_prompt"]:
         del said["raw_prompt"]
     return {_FIELD_NAMES.get(name, name): value for name, value in said.items()}
+
+
+def _batch_options(given: dict[str, Any]) -> Any:
+    from asyncgen import commands, source  # noqa: PLC0415 - as above
+
+    return commands.BatchOptions(
+        source=source.SourceOptions(
+            given["file"], given["format"], given["limit"], given["skip_bad"], _request_fields(given)
+        ),
+        name=given["name"],
+        again=given["again"],
+        retry_failed=given["retry_failed"],
+        rebuy_changed=given["rebuy_changed"],
+        model_urls=given["model_url"] or (),
+    )
 
 
 def _realm(on_sandbox: bool) -> str:

@@ -22,6 +22,8 @@ from asyncgen.errors import AsyncgenError, InputError, LedgerError
 from asyncgen.exits import Exit, of_run
 from asyncgen.intake import IndexedWant, Intake, TakeKept
 from asyncgen.library import read_object_info
+from asyncgen.plan_display import print_report, show_report
+from asyncgen.planning import Assumed, Question, bought_fates, surveyed
 from asyncgen.records import Batch
 from asyncgen.report import batch_statuses, jobs_out
 from asyncgen.request import INPUT_PICTURES, parse_request
@@ -115,6 +117,40 @@ def run_retry(setup: Setup, name: str, urls: Sequence[str], *, rebuy_changed: bo
         )
         ended = anyio.run(_execute, generator, job, shown)
     return _settle_held(setup, urls, ended)
+
+
+@with_exit_code
+def run_plan(setup: Setup, options: BatchOptions, assumed: Assumed) -> Exit:
+    """`asyncgen plan`: what `asyncgen batch` would do."""
+    generator = _generator(setup, _model_urls(options.model_urls))
+    with _shown(replace(setup, as_json=False, verbosity=min(setup.verbosity, 0)), generator.settings):
+        with surveyed(_question(generator, options, assumed)) as report:
+            (print_report if setup.as_json else show_report)(report)
+        return Exit.BAD_INPUT if report.stops else Exit.DONE
+
+
+def _question(generator: ImageGenerator, options: BatchOptions, assumed: Assumed) -> Question:
+    source = Source(options.source)
+    stopped_by = None
+    try:
+        generator.planner.template()
+        _check_options(generator, options.source.fields)
+    except InputError as error:
+        stopped_by = error
+    return Question(
+        generator,
+        source,
+        options.name or source.batch_name,
+        bought_fates(
+            retry_failed=options.retry_failed,
+            rebuy_changed=options.rebuy_changed,
+            resubmit_unknown=generator.settings.unknown == "resubmit",
+        ),
+        new_set=options.again,
+        skip_bad=options.source.skip_bad,
+        assumed=assumed,
+        stopped_by=stopped_by,
+    )
 
 
 def _settle_held(setup: Setup, urls: Sequence[str], ended: _Ended) -> Exit:

@@ -17,7 +17,7 @@ from asyncgen.protocol import Timing
 #: A worker is paid for this long after its last job: RunPod's default idle timeout.
 IDLE_TAIL_SECONDS: Final = 5.0
 #: What is taken for a cold start at the most: others measured 11 to 61 s, and a longer wait was a queue.
-_LONGEST_COLD_START_SECONDS: Final = 60.0
+LONGEST_COLD_START_SECONDS: Final = 60.0
 _ROUNDING_USD: Final = 1e-9
 
 
@@ -157,7 +157,7 @@ class Spending:
         if self.total.jobs and not self.first_delay_ms:
             return Cost(None, Label.ESTIMATED)
         delays = (delay_ms / 1000 for delay_ms in self.first_delay_ms.values())
-        seconds = sum(min(delay, _LONGEST_COLD_START_SECONDS) + IDLE_TAIL_SECONDS for delay in delays)
+        seconds = sum(min(delay, LONGEST_COLD_START_SECONDS) + IDLE_TAIL_SECONDS for delay in delays)
         return Cost(seconds * price.usd_per_second, Label.ESTIMATED)
 
 

@@ -51,6 +51,14 @@ async def find_price(
     `usd_per_second` is above 0. `on_platform` says that the endpoint is RunPod's own: the key of any other is not shown
     to the management API. Raises `InputError` for two prices at once, and for a GPU that is not in the table.
     """
+    named = price_named(usd_per_second, gpu)
+    if named is None and on_platform and api_key:
+        return await price_from_management(transport, management_url, endpoint_id, api_key)
+    return named
+
+
+def price_named(usd_per_second: float | None, gpu: str | None) -> Price | None:
+    """The price that the user gives, or that of the GPU the user names; None: neither. Raises `InputError`."""
     if usd_per_second is not None and gpu is not None:
         raise InputError(
             "a price and a GPU are both given: keep one of --usd-per-second (ASYNCGEN_USD_PER_SECOND) and --gpu "
@@ -59,11 +67,7 @@ async def find_price(
         )
     if usd_per_second is not None:
         return Price(usd_per_second, "--usd-per-second")
-    if gpu is not None:
-        return price_of_gpu(gpu)
-    if on_platform and api_key:
-        return await price_from_management(transport, management_url, endpoint_id, api_key)
-    return None
+    return None if gpu is None else price_of_gpu(gpu)
 
 
 # -- the table -----------------------------------------------------------------------------------------------------

@@ -6,18 +6,19 @@ import asyncio
 import sqlite3
 import sys
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final, Protocol, TypeVar
 
 from asyncgen.api import ImageGenerator
 from asyncgen.display import Display
 from asyncgen.errors import InputError
 from asyncgen.intake import BLOCK, IndexedWant, Intake, TakeKept
 from asyncgen.prompts import BadRow, PromptFile, PromptFormat, RawRow, Row, format_of
+from asyncgen.records import Want
 from asyncgen.resume import KnownRows, known_rows
 from asyncgen.streams import complain
 
@@ -57,7 +58,7 @@ class Source:
         with known_rows(generator.ledger_path, batch_name) as known:
             try:
                 total, bad = self._look_through(generator, known)
-            except _IdTwiceError:  # where, only who reads every row can tell
+            except IdTwiceError:  # where, only who reads every row can tell
                 total, bad = self._look_through(generator, None)
         self.skipped = len(bad)
         for error in bad[:_MOST_BAD_ROWS_SHOWN]:
@@ -70,24 +71,40 @@ class Source:
         if bad:
             shown.notice(f"{len(bad)} bad rows are left out")
         if total == 0:
-            complain(f"{self._name}: there is no prompt in it")
+            complain(f"{self.name}: there is no prompt in it")
             return None
         return total
 
     def _look_through(self, generator: ImageGenerator, known: KnownRows | None) -> tuple[int, list[InputError]]:
         """The number of wanted jobs, and what is wrong with the bad rows."""
         bad: list[InputError] = []
-        intake = Intake(generator.planner, self._options.fields, name=self._name, skip_bad=True, on_bad=bad.append)
+        return self.look_through(generator, known, bad.append), bad
+
+    def look_through(
+        self,
+        generator: ImageGenerator,
+        known: Known | None,
+        on_bad: Callable[[InputError], None],
+        on_wants: Callable[[str, list[Want]], None] | None = None,
+    ) -> int:
+        """Read the whole input, and count the wanted jobs; `on_wants` is told those of each planned row and its place.
+
+        Raises `IdTwiceError` where a row has the id of one that `known` has taken: look once more, with None.
+        """
+        intake = Intake(generator.planner, self._options.fields, name=self.name, skip_bad=True, on_bad=on_bad)
         total = 0
-        with self._open(generator) as file:
+        with self._open(generator.digest(self._options.fields)) as file:
             while block := list(islice(file.rows, BLOCK)):
                 kept = {} if known is None else known.take([row.key for row in block if isinstance(row, RawRow)])
                 total += sum(kept.values())
                 for row in block:
                     if not (isinstance(row, RawRow) and kept.pop(row.key, 0)):
-                        total += _count_planned(intake, file.parse(row), known)
+                        wants = _planned(intake, file.parse(row), known)
+                        total += len(wants)
+                        if on_wants is not None and wants:
+                            on_wants(f"{self.name}:{row.line}", wants)
             self._has_id_twice = file.has_id_twice
-        return total, bad
+        return total
 
     async def chunks(
         self, generator: ImageGenerator, take_kept: TakeKept | None
@@ -105,12 +122,12 @@ class Source:
         intake = Intake(
             generator.planner,
             options.fields,
-            name=self._name,
+            name=self.name,
             skip_bad=options.skip_bad,
             on_bad=tell if self.is_stream else None,
         )
         ports = generator.workspace.ports
-        with self._open(generator) as file:
+        with self._open(generator.digest(self._options.fields)) as file:
             if self.is_stream:
                 planned = intake.of_prompts(_arriving(map(file.parse, file.rows)), ports)
             else:
@@ -121,14 +138,24 @@ class Source:
                     yield chunk
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What errors call it."""
         return "stdin" if self.is_stream else self._options.file
 
+    def look_for_bad_rows(self, on_bad: Callable[[InputError], None]) -> int:
+        """Read the whole input as text alone, where nothing can be planned; how many rows there are."""
+        count = 0
+        with self._open(b"") as file:
+            for raw in file.rows:
+                count += 1
+                if isinstance(row := file.parse(raw), BadRow):
+                    on_bad(row.error)
+        return count
+
     @contextmanager
-    def _open(self, generator: ImageGenerator) -> Iterator[_OpenFile]:
+    def _open(self, digest: bytes) -> Iterator[_OpenFile]:
         with _opened(self._options.file) as lines, closing(_ids_table()) as ids:
-            digest = generator.digest(self._options.fields)
-            yield _OpenFile(PromptFile(lines, self._format, self._name, digest), self._name, self._options.limit, ids)
+            yield _OpenFile(PromptFile(lines, self._format, self.name, digest), self.name, self._options.limit, ids)
 
 
 class _OpenFile:
@@ -155,15 +182,22 @@ class _OpenFile:
         return self._ids.execute("INSERT OR IGNORE INTO seen VALUES (?)", (own_id,)).rowcount > 0
 
 
-class _IdTwiceError(Exception):
-    """A row has the id of one that was not read because its image is there. Never leaves this file."""
+class IdTwiceError(Exception):
+    """A row has the id of one that was not read because its image is there. Never leaves the command line."""
 
 
-def _count_planned(intake: Intake, row: Row | BadRow, known: KnownRows | None) -> int:
+class Known(Protocol):
+    """What knows of rows whose images are there; see `asyncgen.resume.KnownRows`."""
+
+    def take(self, row_keys: Sequence[bytes]) -> dict[bytes, int]: ...
+    def meet(self, content_key: bytes) -> bool: ...
+
+
+def _planned(intake: Intake, row: Row | BadRow, known: Known | None) -> list[Want]:
     wants = [indexed.want for indexed in intake.plan(row)]
     if known is not None and wants and wants[0].request.id is not None and known.meet(wants[0].content_key):
-        raise _IdTwiceError
-    return len(wants)
+        raise IdTwiceError
+    return wants
 
 
 def _ids_table() -> sqlite3.Connection:
