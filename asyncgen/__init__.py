@@ -31,6 +31,8 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     rows, schema              the ledger's SQL, and its file
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
     streams                   standard output and standard error, which may fail
+    batch_input, batch_file   the options of a command and a batch file put together
+    expansion, cells          rows in the cells of a matrix: styles, character sets, sizes, workflows, seeds, a control
     plan, workflow, template  from a request to a graph
     library                   the workflows that there are, and what each needs
     graph_check, binding      what is wrong with a graph; which of its inputs take which parameter
@@ -41,8 +43,8 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     concurrency               the rule of `slots`
     estimate, sampling        what images will take; a few of many, spread over lanes
     queue_model               when `endpoint` should ask for each job, learned from its replies
-    styles, loras, prompts, naming, pacing, images, protocol, replies, outputs, lifting, diagnosis, request, records,
-    lifecycle, manifest_lines, documents, errors
+    styles, loras, prompts, variables, naming, pacing, images, protocol, replies, outputs, lifting, diagnosis, request,
+    records, lifecycle, manifest_lines, documents, errors
                               pure, as the line above: values in, values out
     sandbox                   the RunPod API on localhost
 """
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
         run_many,
         stream_many,
     )
+    from asyncgen.cells import matrix
     from asyncgen.errors import (
         AsyncgenError,
         BudgetReachedError,
@@ -99,6 +102,7 @@ _HOMES = {
         "run_many",
         "stream_many",
     ),
+    "cells": ("matrix",),
     "errors": (
         "AsyncgenError",
         "BudgetReachedError",
@@ -160,6 +164,7 @@ __all__ = [
     "generate_image_with_style",
     "generate_many",
     "load_settings",
+    "matrix",
     "open_endpoint",
     "run_image",
     "run_many",

@@ -21,6 +21,7 @@ import anyio
 
 from asyncgen import run, workflow
 from asyncgen._version import __version__
+from asyncgen.cells import MatrixRequests
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError, InputError
 from asyncgen.intake import IndexedWant, Intake, Prompts
@@ -302,7 +303,8 @@ class ImageGenerator:
 
     async def _check(self, prompts: Prompts, fields: Mapping[str, Any]) -> None:
         """A whole sequence is looked at before anything is sent, without holding the loop: bad input costs no money."""
-        if not isinstance(prompts, Sequence | Mapping | ImageRequest):
+        again = isinstance(prompts, MatrixRequests) and prompts.can_be_read_again
+        if not (again or isinstance(prompts, Sequence | Mapping | ImageRequest)):
             return  # it can be read only once
         ids: set[str] = set()
         async for chunk in self._intake(fields).of_prompts(prompts, self._workspace.ports):

@@ -59,6 +59,33 @@ class OnUnknown(StrEnum):
 
 
 Style = Annotated[str | None, typer.Option("--style", help="Style id of the registry.")]
+StyleAxis = Annotated[
+    list[str] | None, typer.Option("--style", help="Style id of the registry; given several times, one image in each.")
+]
+WorkflowAxis = Annotated[
+    list[str] | None,
+    typer.Option("--workflow", help="Workflow name, or path to a graph file; given several times, one image by each."),
+]
+Character = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--character",
+        metavar="SET",
+        help="Characters' LoRAs, NAME or NAME:STRENGTH separated by commas, or none; given several times, one image "
+        "with each set.",
+    ),
+]
+Size = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="WxH", help="Pixels; given several times, one image of each size."),
+]
+Seeds = Annotated[
+    int | None, typer.Option("--seeds", min=1, help="So many seeds for each prompt, the same in every style.")
+]
+Control = Annotated[bool, typer.Option("--control", help="Add each image without style and LoRAs, to compare.")]
+PromptTemplate = Annotated[
+    str | None, typer.Option("--template", help="Prompt of rows that have only variables: a {color} fox.")
+]
 Width = Annotated[int | None, typer.Option("--width", help="Pixels, a multiple of 8. [default: 1360]")]
 Height = Annotated[int | None, typer.Option("--height", help="Pixels, a multiple of 8. [default: 768]")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Sampling steps. [default: the style's, then 20]")]
@@ -140,6 +167,11 @@ _REQUEST_FIELDS: Final = (
     "model", "sampler", "scheduler", "raw_prompt", "init_image", "mask_image", "pose_image", "denoise", "strength",
     "teacache",
 )  # fmt: skip
+#: Axes of the matrix, and the options that say them.
+_MATRIX: Final = {
+    "styles": "style", "characters": "character", "sizes": "size", "workflows": "workflow", "seeds": "seeds",
+    "control": "control",
+}  # fmt: skip
 _FIELD_NAMES: Final = {"sampler": "sampler_name", "scheduler": "scheduler_name"}
 
 
@@ -170,9 +202,17 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 @app.command()
 def batch(
     file: Annotated[
-        str, typer.Argument(help="A .txt, .csv or .jsonl file of prompts, or - for standard input (.txt).")
+        str,
+        typer.Argument(
+            help="A .txt, .csv or .jsonl file of prompts, - for standard input (.txt), or a batch file (.toml, .json)."
+        ),
     ],
-    style: Style = None,
+    style: StyleAxis = None,
+    character: Character = None,
+    size: Size = None,
+    seeds: Seeds = None,
+    control: Control = False,
+    template: PromptTemplate = None,
     width: Width = None,
     height: Height = None,
     steps: Steps = None,
@@ -192,7 +232,7 @@ def batch(
     denoise: Denoise = None,
     strength: Strength = None,
     teacache: TeaCache = None,
-    workflow: WorkflowOption = None,
+    workflow: WorkflowAxis = None,
     model_url: ModelUrl = None,
     object_info: ObjectInfo = None,
     concurrency: Concurrency = None,
@@ -593,9 +633,18 @@ def _request_fields(given: dict[str, Any]) -> dict[str, Any]:
 def _batch_options(given: dict[str, Any]) -> Any:
     from asyncgen import commands, source  # noqa: PLC0415 - as above
 
+    matrix = {name: given[option] for name, option in _MATRIX.items() if given[option] not in (None, [], False)}
+    if len(given["workflow"] or ()) < 2:  # one is the run's
+        matrix.pop("workflows", None)
     return commands.BatchOptions(
         source=source.SourceOptions(
-            given["file"], given["format"], given["limit"], given["skip_bad"], _request_fields(given)
+            file=given["file"],
+            format=given["format"],
+            limit=given["limit"],
+            skip_bad=given["skip_bad"],
+            fields=_request_fields({**given, "style": None}),
+            matrix=matrix,
+            template=given["template"],
         ),
         name=given["name"],
         again=given["again"],
@@ -603,6 +652,13 @@ def _batch_options(given: dict[str, Any]) -> Any:
         rebuy_changed=given["rebuy_changed"],
         model_urls=given["model_url"] or (),
     )
+
+
+def _run_workflow(given: str | list[str] | None) -> str | None:
+    """The run's workflow; several are an axis of the matrix, and the run's is the default."""
+    if isinstance(given, list):
+        return given[0] if len(given) == 1 else None
+    return given
 
 
 def _realm(on_sandbox: bool) -> str:
@@ -617,7 +673,7 @@ def _setup(given: dict[str, Any]) -> Any:
         "mode": given.get("mode"),
         "output_root": given.get("out"),
         "styles": given.get("styles"),
-        "workflow": given.get("workflow"),
+        "workflow": _run_workflow(given.get("workflow")),
         "concurrency": given.get("concurrency"),
         "keep_order": given.get("keep_order") or None,
         "on_stop": given.get("on_stop"),

@@ -68,7 +68,7 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
     source = Source(options.source)
     name = options.name or source.batch_name
     with _shown(setup, generator.settings) as shown:
-        _check_options(generator, options.source.fields)
+        _check_options(generator, *source.samples())
         total = None
         if not source.is_stream:
             total = source.validate(generator, shown, name)
@@ -134,7 +134,7 @@ def _question(generator: ImageGenerator, options: BatchOptions, assumed: Assumed
     stopped_by = None
     try:
         generator.planner.template()
-        _check_options(generator, options.source.fields)
+        _check_options(generator, *source.samples())
     except InputError as error:
         stopped_by = error
     return Question(
@@ -245,13 +245,14 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
         return _Ended(code, run.batch, run.statistics, watch.held_ids)
 
 
-def _check_options(generator: ImageGenerator, fields: Mapping[str, Any]) -> None:
+def _check_options(generator: ImageGenerator, *samples: Mapping[str, Any]) -> None:
     """Options that are wrong are wrong for every row: say so once. Raises `InputError`."""
-    try:
-        generator.planner.want(parse_request({"prompt": "any", **fields}), 0)
-    except InputError as error:
-        if error.field not in INPUT_PICTURES:  # which rows may still name
-            raise
+    for fields in samples:
+        try:
+            generator.planner.want(parse_request({"prompt": "any", **fields}), 0)
+        except InputError as error:
+            if error.field not in INPUT_PICTURES:  # which rows may still name
+                raise
 
 
 def _recorded_total(generator: ImageGenerator, job: _RunPlan) -> int:

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from pydantic import AliasChoices
-
 from asyncgen.errors import InputError
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
 from asyncgen.prompts import BadRow, RawRow, Row
 from asyncgen.records import RecordedWant, Want
-from asyncgen.request import ImageRequest, parse_request
+from asyncgen.request import FIELD_NAMES, ImageRequest, parse_request
 
 Prompt = str | Mapping[str, Any] | ImageRequest
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
@@ -31,13 +29,6 @@ TakeKept = Callable[[Sequence[bytes]], Awaitable[dict[bytes, int]]]
 BLOCK: Final = 4096
 _CHUNK: Final = 32
 _SLOW_SOURCE_SECONDS: Final = 0.003
-# What is said for all under an alias must give way to what one request says under the field's own name.
-_FIELD_NAMES: Final = {
-    str(alias): name
-    for name, field in ImageRequest.model_fields.items()
-    if isinstance(field.validation_alias, AliasChoices)
-    for alias in field.validation_alias.choices
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +58,8 @@ class Intake:
     ) -> None:
         self._planner = planner
         said = (shared or {}).items()
-        self._shared = {_FIELD_NAMES.get(name, name): value for name, value in said if value is not None}
+        # What is said for all under an alias must give way to what one request says under the field's own name.
+        self._shared = {FIELD_NAMES.get(name, name): value for name, value in said if value is not None}
         self._skip_bad, self._on_bad = skip_bad, on_bad
         self._name, self._next_index, self._read = name, 0, 0
 

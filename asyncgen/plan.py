@@ -19,7 +19,7 @@ from asyncgen.graph_check import problems, refuse
 from asyncgen.loras import Lora, stack_loras, with_suffix
 from asyncgen.node_schema import NodeSchemas, shipped_schemas
 from asyncgen.records import RecordedWant, Spec, Want
-from asyncgen.request import INPUT_PICTURES, MAX_SEED, ImageRequest, content_key
+from asyncgen.request import INPUT_PICTURES, MAX_SEED, RECORD_FIELDS, ImageRequest, content_key
 from asyncgen.styles import LoraFile, Style, compose_prompt
 from asyncgen.template import DEFAULT_WORKFLOW, Template
 from asyncgen.workflow import DEFAULTS, filled, warnings
@@ -44,7 +44,9 @@ _FILLED: Final = (
 
 
 #: What requests may differ in and still be made to one recipe.
-_OWN: Final = frozenset({"id", "prompt", "seed", "images", "filename", "save_to_style", *INPUT_PICTURES})
+_OWN: Final = frozenset(
+    {"id", "prompt", "seed", "images", "filename", "save_to_style", *INPUT_PICTURES, *RECORD_FIELDS}
+)
 _MOST_RECIPES: Final = 4096
 
 

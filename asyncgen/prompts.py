@@ -15,18 +15,17 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
-from pydantic import AliasChoices
-
 from asyncgen.documents import parse_json
 from asyncgen.errors import InputError
-from asyncgen.request import ImageRequest, parse_request
+from asyncgen.request import FIELD_NAMES, RECORD_FIELDS, ImageRequest, parse_request
+from asyncgen.variables import made_of, variable_of
 
 PromptFormat: TypeAlias = Literal["txt", "csv", "jsonl"]
 
@@ -68,13 +67,13 @@ def format_of(path: str | Path) -> PromptFormat:
 
 
 class RawRow(NamedTuple):
-    """A row as it stands in the file, from its line on: a text, or the cells of a CSV row.
+    """A row as it stands in the file, from its line on: a text, or the cells of a CSV row; only its reader needs it.
 
     `key` (16 bytes) is a hash of that, and of the digest that the file was opened with.
     """
 
     line: int
-    content: str | list[str]
+    content: Any
     key: bytes
 
 
@@ -85,14 +84,28 @@ class PromptFile:
     - csv: a header of `ImageRequest` fields or their aliases; an empty cell is left out; `parameters` is JSON
     - jsonl: an object of such fields, or a text, a line
 
+    A column or key in braces is a variable of the row's prompt, or of `template` where the row has none; `declared`
+    variables get their values later (`asyncgen.variables`).
+
     `digest` (up to 64 bytes) stands for whatever else decides what a row means: equal keys are then equal wants.
     Raises nothing by itself: what is wrong comes as a `BadRow`.
     """
 
-    def __init__(self, lines: Iterable[str], format: PromptFormat, name: str, digest: bytes = b"") -> None:
-        self._lines, self._format, self._name = _without_bom(lines), format, name
+    def __init__(
+        self,
+        lines: Iterable[str],
+        format: PromptFormat,
+        name: str,
+        digest: bytes = b"",
+        *,
+        template: str | None = None,
+        declared: Collection[str] = (),
+    ) -> None:
+        self._lines, self._format, self.name = _without_bom(lines), format, name
         self._hash = hashlib.blake2b(format.encode(), digest_size=16, key=digest)
+        self._template, self._declared = template, declared
         self._columns: list[str] = []
+        self._variables: tuple[str, ...] = ()  # that are columns
 
     def rows(self) -> Iterator[RawRow | BadRow]:
         """The rows as they stand there."""
@@ -103,10 +116,10 @@ class PromptFile:
         if isinstance(raw, BadRow):
             return raw
         try:
-            fields = self._fields(raw.content)
+            fields = self._made(self._fields(raw.content))
         except InputError as error:
-            return _bad(error, self._name, raw.line)
-        return _row(fields, self._name, raw)
+            return _bad(error, self.name, raw.line)
+        return _row(fields, self.name, raw)
 
     def _txt_rows(self) -> Iterator[RawRow]:
         for number, line in enumerate(self._lines, start=1):
@@ -126,14 +139,15 @@ class PromptFile:
         if header is None:
             return
         try:
-            self._columns = _columns(header)
+            self._columns = _columns(header, needs_prompt=self._template is None)
         except InputError as error:
-            yield _bad(error, self._name, number, is_header=True)
+            yield _bad(error, self.name, number, is_header=True)
             return
+        self._variables = tuple(name for column in self._columns if (name := variable_of(column)) is not None)
         self._hash.update(_CELL_END.join([*self._columns, ""]).encode())
         for number, cells in rows:
             if isinstance(cells, InputError):
-                yield _bad(cells, self._name, number)
+                yield _bad(cells, self.name, number)
             elif any(cell.strip() for cell in cells):
                 yield RawRow(number, cells, self._key(_CELL_END.join([str(len(cells)), *cells])))
 
@@ -146,6 +160,11 @@ class PromptFile:
         if isinstance(content, list):
             return _csv_fields(self._columns, content)
         return {"prompt": content} if self._format == "txt" else _json_fields(content)
+
+    def _made(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._variables and self._template is None and not any(key.startswith("{") for key in fields):
+            return fields
+        return made_of(fields, template=self._template, columns=self._variables, others=self._declared)
 
 
 def read_rows(lines: Iterable[str], format: PromptFormat, name: str) -> Iterator[Row | BadRow]:
@@ -170,18 +189,24 @@ def _numbered_csv(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | Input
             yield first_line, cells
 
 
-def _columns(header: list[str] | InputError) -> list[str]:
+def _columns(header: list[str] | InputError, *, needs_prompt: bool) -> list[str]:
     if isinstance(header, InputError):
         raise header
-    columns = [_COLUMNS.get(cell.strip(), "") for cell in header]
+    columns = [_column(cell.strip()) for cell in header]
     for cell, column in zip(header, columns, strict=True):
         if not column:
             raise _unknown_column(cell.strip())
         if columns.count(column) > 1:
             raise InputError("this column stands twice in the header", field=column)
-    if "prompt" not in columns:
+    if "prompt" not in columns and needs_prompt:
         raise InputError("the header (the first line) must name a column 'prompt'", field="prompt")
     return columns
+
+
+def _column(cell: str) -> str:
+    """The field of a column, or its variable in braces; an empty text for neither."""
+    name = variable_of(cell)
+    return _COLUMNS.get(cell, "") if name is None else f"{{{name}}}"
 
 
 def _unknown_column(cell: str) -> InputError:
@@ -249,12 +274,7 @@ def _without_bom(lines: Iterable[str]) -> Iterator[str]:
     return chain(first, rest)
 
 
-def _names_of_fields() -> Iterator[tuple[str, str]]:
-    for name, info in ImageRequest.model_fields.items():
-        yield name, name
-        if isinstance(info.validation_alias, AliasChoices):
-            yield from ((str(alias), name) for alias in info.validation_alias.choices)
-
-
 # Every name a column may have → the field it stands for.
-_COLUMNS: Final[Mapping[str, str]] = dict(_names_of_fields())
+_COLUMNS: Final[Mapping[str, str]] = {
+    name: column for name, column in FIELD_NAMES.items() if column not in RECORD_FIELDS
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
 
 from pydantic import (
@@ -37,8 +37,8 @@ INPUT_PICTURES: Final = ("init_image", "mask_image", "pose_image")
 #: Fields that are parameters of the workflow by the same name, which not every workflow takes.
 _PARAMETERS: Final = ("denoise", "strength", "teacache")
 
-# Fields that say where the picture goes or how many there are, not what it shows.
-_NOT_CONTENT: Final = frozenset({"id", "filename", "save_to_style", "images"})
+# Fields that say where the picture goes, how many there are, or what its prompt was made of, not what it shows.
+_NOT_CONTENT: Final = frozenset({"id", "filename", "save_to_style", "images", "template", "variables"})
 
 
 class ImageRequest(BaseModel):
@@ -104,6 +104,13 @@ class ImageRequest(BaseModel):
     teacache: bool | None = Field(None, description="False leaves the workflow's TeaCache node out.")
     save_to_style: bool = Field(True, description="False: the picture comes back in memory and no file is written.")
     filename: str | None = Field(None, description="A file name of your own; made safe, suffix added.")
+    template: str | None = Field(None, description="The text that the prompt was made of, as a record.")
+    variables: Mapping[str, StrictStr] = Field(
+        default_factory=dict, description="What was chosen to make the prompt of its template, by name, as a record."
+    )
+    seed_number: int | None = Field(
+        None, ge=0, description="Which of the seeds that a matrix derives from the prompt `seed` is, from 0."
+    )
 
     @field_validator("character_loras", mode="before")
     @classmethod
@@ -137,6 +144,12 @@ class ImageRequest(BaseModel):
     def _prompt_or_picture(self) -> Self:
         if not self.prompt and not self.input_pictures:
             raise PydanticCustomError("missing", "this field is required")
+        return self
+
+    @model_validator(mode="after")
+    def _number_of_a_seed(self) -> Self:
+        if self.seed_number is not None and self.seed is None:
+            raise ValueError("seed_number says which derived seed `seed` is: give that too")
         return self
 
     @field_validator(*INPUT_PICTURES)
@@ -181,6 +194,19 @@ class ImageRequest(BaseModel):
         return _canonical(self.said())
 
 
+def _names_of_fields() -> Iterator[tuple[str, str]]:
+    for name, info in ImageRequest.model_fields.items():
+        yield name, name
+        if isinstance(info.validation_alias, AliasChoices):
+            yield from ((str(alias), name) for alias in info.validation_alias.choices)
+
+
+#: Every name that a field may be called by → the field's own.
+FIELD_NAMES: Final[Mapping[str, str]] = dict(_names_of_fields())
+#: Fields that keep how a request came about, and that nobody writes into a prompt file.
+RECORD_FIELDS: Final = frozenset({"template", "variables", "seed_number"})
+
+
 def parse_request(value: str | Mapping[str, Any] | ImageRequest) -> ImageRequest:
     """A prompt, a dict of fields, or a request, as a request.
 
@@ -206,14 +232,24 @@ def content_key(request: ImageRequest, replica: int, workflow_name: str) -> byte
 
     With a caller's id the id alone is the identity. Without one it is what was said, and the name of the workflow that
     will make it; which occurrence of equal content an item is, is added by the ledger, which has seen the others.
+    A derived seed counts as its number, and number 0 as no seed: a set that grows into a matrix keeps what it has.
     """
     if request.id is not None:
         identity = {"id": request.id}
     else:
-        identity = {name: value for name, value in request.said().items() if name not in _NOT_CONTENT}
+        identity = _content(request)
         identity["workflow"] = workflow_name
     text = _canonical([KEY_VERSION, replica, identity])
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _content(request: ImageRequest) -> dict[str, Any]:
+    content = {name: value for name, value in request.said().items() if name not in _NOT_CONTENT}
+    if request.seed_number is not None:
+        del content["seed"]
+    if request.seed_number == 0:
+        del content["seed_number"]
+    return content
 
 
 def _canonical(value: Any) -> str:

@@ -6,47 +6,56 @@ import asyncio
 import sqlite3
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from asyncgen.api import ImageGenerator
+from asyncgen.batch_input import BatchInput, read_input
 from asyncgen.display import Display
 from asyncgen.errors import InputError
+from asyncgen.expansion import Expansion, PromptRows
 from asyncgen.intake import BLOCK, IndexedWant, Intake, TakeKept
-from asyncgen.prompts import BadRow, PromptFile, PromptFormat, RawRow, Row, format_of
+from asyncgen.prompts import BadRow, PromptFile, RawRow, Row
 from asyncgen.records import Want
 from asyncgen.resume import KnownRows, known_rows
 from asyncgen.streams import complain
 
 T = TypeVar("T")
-_STDIN: Final = "-"
 _MOST_BAD_ROWS_SHOWN: Final = 20
 _READ_AHEAD_ROWS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """What `asyncgen batch` is told about its input: `-` is standard input, `fields` hold for rows that say nothing."""
+    """What `asyncgen batch` is told about its input: `-` is standard input, `fields` hold for rows that say nothing.
+
+    `matrix` are arguments of `asyncgen.cells.axes`, `template` is the prompt of rows that have only variables.
+    """
 
     file: str
     format: str | None
     limit: int | None
     skip_bad: bool
     fields: Mapping[str, Any]
+    matrix: Mapping[str, Any] = field(default_factory=dict)
+    template: str | None = None
 
 
 class Source:
-    """The input of a batch: a file, which is looked at whole before anything is sent, or a stream."""
+    """The input of a batch: a file, which is looked at whole before anything is sent, or a stream.
+
+    Raises `InputError` for options or a batch file that are wrong.
+    """
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
-        self.is_stream = options.file == _STDIN
-        self._format: PromptFormat = _format(options)
-        self.batch_name = "stdin" if self.is_stream else Path(options.file).stem
+        self._input = read_input(options.file, options.format, options.fields, options.matrix, options.template)
+        self._matrix = self._input.matrix
+        self.is_stream, self.batch_name = self._input.is_stream, self._input.batch_name
         self.skipped = 0
         self._has_id_twice = False
 
@@ -91,9 +100,9 @@ class Source:
 
         Raises `IdTwiceError` where a row has the id of one that `known` has taken: look once more, with None.
         """
-        intake = Intake(generator.planner, self._options.fields, name=self.name, skip_bad=True, on_bad=on_bad)
+        intake = self._intake(generator, skip_bad=True, on_bad=on_bad)
         total = 0
-        with self._open(generator.digest(self._options.fields)) as file:
+        with self._open(self._digest(generator)) as file:
             while block := list(islice(file.rows, BLOCK)):
                 kept = {} if known is None else known.take([row.key for row in block if isinstance(row, RawRow)])
                 total += sum(kept.values())
@@ -118,16 +127,10 @@ class Source:
             self.skipped += 1
             complain(str(error))
 
-        options = self._options
-        intake = Intake(
-            generator.planner,
-            options.fields,
-            name=self.name,
-            skip_bad=options.skip_bad,
-            on_bad=tell if self.is_stream else None,
-        )
+        on_bad = tell if self.is_stream else None
+        intake = self._intake(generator, skip_bad=self._options.skip_bad, on_bad=on_bad)
         ports = generator.workspace.ports
-        with self._open(generator.digest(self._options.fields)) as file:
+        with self._open(self._digest(generator)) as file:
             if self.is_stream:
                 planned = intake.of_prompts(_arriving(map(file.parse, file.rows)), ports)
             else:
@@ -140,30 +143,53 @@ class Source:
     @property
     def name(self) -> str:
         """What errors call it."""
-        return "stdin" if self.is_stream else self._options.file
+        return self._input.name
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The fields that rows may have in common, for each way that a row is made."""
+        return self._input.samples()
+
+    def _intake(
+        self, generator: ImageGenerator, *, skip_bad: bool, on_bad: Callable[[InputError], None] | None
+    ) -> Intake:
+        """Rows of a matrix have been given what holds for all."""
+        shared = self._input.fields if self._matrix is None else {}
+        once = None if on_bad is None else _once(on_bad)
+        return Intake(generator.planner, shared, name=self.name, skip_bad=skip_bad, on_bad=once)
+
+    def _digest(self, generator: ImageGenerator) -> bytes:
+        said = self._input
+        return generator.digest({**said.fields, "template": said.template, "declared": sorted(said.axes.variables)})
 
     def look_for_bad_rows(self, on_bad: Callable[[InputError], None]) -> int:
         """Read the whole input as text alone, where nothing can be planned; how many rows there are."""
-        count = 0
+        count, tell = 0, _once(on_bad)
         with self._open(b"") as file:
             for raw in file.rows:
                 count += 1
                 if isinstance(row := file.parse(raw), BadRow):
-                    on_bad(row.error)
+                    tell(row.error)
         return count
 
     @contextmanager
     def _open(self, digest: bytes) -> Iterator[_OpenFile]:
-        with _opened(self._options.file) as lines, closing(_ids_table()) as ids:
-            yield _OpenFile(PromptFile(lines, self._format, self.name, digest), self.name, self._options.limit, ids)
+        said, limit = self._input, self._options.limit
+        with _opened(said) as lines, closing(_ids_table()) as ids:
+            file = PromptFile(
+                lines, said.format, said.name, digest, template=said.template, declared=said.axes.variables
+            )
+            if self._matrix is None:
+                yield _OpenFile(file, ids, limit)
+            else:
+                yield _OpenFile(Expansion(file, self._matrix, limit), ids)
 
 
 class _OpenFile:
     """The rows of an open file, up to its limit. `has_id_twice`: an id has come twice in those that were parsed."""
 
-    def __init__(self, file: PromptFile, name: str, limit: int | None, ids: sqlite3.Connection) -> None:
+    def __init__(self, file: PromptRows, ids: sqlite3.Connection, limit: int | None = None) -> None:
         self.rows = file.rows() if limit is None else islice(file.rows(), limit)
-        self._file, self._name, self._ids = file, name, ids
+        self._file, self._name, self._ids = file, file.name, ids
         self.has_id_twice = False
 
     def parse(self, raw: RawRow | BadRow) -> Row | BadRow:
@@ -212,16 +238,34 @@ def _bad_row(line: int, name: str, field: str, message: str) -> BadRow:
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[IO[str]]:
-    if file == _STDIN:
+def _opened(said: BatchInput) -> Iterator[Iterable[str]]:
+    if said.prompts is not None:
+        yield said.prompts
+        return
+    if said.is_stream:
         # Not `sys.stdin`, and never closed: the thread that reads it may wait for a line until the process ends.
         yield open(sys.stdin.fileno(), encoding="utf-8", errors="surrogateescape", newline="", closefd=False)  # noqa: SIM115 - as said
         return
     try:
-        with Path(file).open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+        with Path(said.file).open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
             yield lines
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror}): name a .txt, .csv or .jsonl file", where=file) from error
+        raise InputError(
+            f"cannot be read ({error.strerror}): name a .txt, .csv or .jsonl file", where=said.file
+        ) from error
+
+
+def _once(tell: Callable[[InputError], None]) -> Callable[[InputError], None]:
+    """Tells what is wrong with a row once: it is found in every cell of a matrix, one after the other."""
+    last = ""
+
+    def told(error: InputError) -> None:
+        nonlocal last
+        if str(error) != last:
+            tell(error)
+        last = str(error)
+
+    return told
 
 
 async def _arriving(rows: Iterator[T]) -> AsyncGenerator[T, None]:
@@ -252,9 +296,3 @@ async def _arriving(rows: Iterator[T]) -> AsyncGenerator[T, None]:
             raise row
         room.release()
         yield row
-
-
-def _format(options: SourceOptions) -> PromptFormat:
-    if options.format is not None:
-        return format_of(f"prompts.{options.format}")
-    return "txt" if options.file == _STDIN else format_of(options.file)

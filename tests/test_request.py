@@ -84,6 +84,8 @@ NOT_CONTENT: dict[str, tuple[Any, Any]] = {
     "filename": ("a", "b"),
     "save_to_style": (True, False),
     "images": (1, 5),
+    "template": ("a {animal}", None),
+    "variables": ({"animal": "fox"}, {}),
 }
 
 
@@ -211,7 +213,14 @@ def test_a_field_that_only_says_where_or_how_often_is_not_in_the_key(field: str)
 
 
 def test_every_field_is_either_content_or_not() -> None:
-    assert {*CONTENT, *NOT_CONTENT, "prompt", "id"} == set(ImageRequest.model_fields)
+    assert {*CONTENT, *NOT_CONTENT, "prompt", "id", "seed_number"} == set(ImageRequest.model_fields)
+
+
+def test_of_a_derived_seed_its_number_is_in_the_key_and_number_0_is_no_seed() -> None:
+    assert key(seed=7, seed_number=0) == key(seed=8, seed_number=0) == key()
+    assert key(seed=7, seed_number=1) == key(seed=8, seed_number=1) != key()
+    with pytest.raises(InputError, match="seed_number"):
+        parse_request({"prompt": "a fox", "seed_number": 1})
 
 
 def test_prompt_replica_and_workflow_are_in_the_key() -> None:

@@ -1,0 +1,134 @@
+"""What the input of a batch comes to: the options of a command and, where there is one, a batch file, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from asyncgen.batch_file import BatchFile, is_batch_file, read_batch_file
+from asyncgen.cells import Axes, Matrix, axes
+from asyncgen.errors import InputError
+from asyncgen.prompts import PromptFormat, format_of
+
+STDIN: Final = "-"
+_MOST_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class BatchInput:
+    """Where prompts come from, `prompts` being JSON lines where they stand in a batch file, and what is made of them.
+
+    `name` is told in errors, `batch_name` is the set's unless another is given. `fields` hold for rows that say
+    nothing; fields of the command win over those of the file, as its axes do. `matrix` None: each row is made once.
+    """
+
+    file: str
+    format: PromptFormat
+    name: str
+    batch_name: str
+    is_batch_file: bool = False
+    prompts: tuple[str, ...] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    axes: Axes = field(default_factory=Axes)
+    template: str | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it can be read only once."""
+        return self.file == STDIN and self.prompts is None
+
+    @cached_property
+    def matrix(self) -> Matrix | None:
+        """The cells of each row. Raises `InputError`."""
+        return Matrix(self.axes, self.fields) if self.axes.is_matrix or self.is_batch_file else None
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The fields that requests may have in common, one for each way that a row is made."""
+        if self.matrix is None:
+            return [dict(self.fields)]
+        different = {tuple(map(repr, (cell.fields, cell.usual))): cell for cell in self.matrix.cells}
+        return [{**self.matrix.shared, **cell.usual, **cell.fields} for cell in different.values()]
+
+
+def read_input(
+    file: str, format: str | None, given: Mapping[str, Any], matrix: Mapping[str, Any], template: str | None
+) -> BatchInput:
+    """The input that a file (`-`: standard input), its format, fields and axes stand for.
+
+    `matrix` are arguments of `asyncgen.cells.axes`. Raises `InputError`.
+    """
+    chosen = axes(**matrix)
+    if not is_batch_file(file):
+        plain = BatchInput(
+            file=file,
+            format=_format(file, format),
+            name="stdin" if file == STDIN else file,
+            batch_name="stdin" if file == STDIN else Path(file).stem,
+            fields=given,
+            axes=_with_paths(chosen, Path()),
+            template=template,
+        )
+        return replace(plain, fields=_with_single(plain))
+    path, said = Path(file), _read(file)
+    from_list = not isinstance(said.prompts, str)
+    prompts = file if from_list else str(path.parent / str(said.prompts))
+    return BatchInput(
+        file=prompts,
+        format="jsonl" if from_list else _format(prompts, format),
+        name=f"{file} prompts" if from_list else prompts,
+        batch_name=path.stem,
+        is_batch_file=True,
+        prompts=said.prompts if isinstance(said.prompts, tuple) else None,
+        fields={**said.defaults, **given},
+        axes=_over(_with_paths(said.axes, path.parent), _with_paths(chosen, Path())),
+        template=template or said.template,
+    )
+
+
+def _with_single(plain: BatchInput) -> Mapping[str, Any]:
+    """Axes of one value are fields like any other where they make no matrix."""
+    return plain.fields if plain.axes.is_matrix else Matrix(plain.axes, plain.fields).shared
+
+
+def _read(file: str) -> BatchFile:
+    try:
+        with Path(file).open(encoding="utf-8") as lines:
+            text = lines.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=file) from error
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8: save the file in that encoding", where=file) from None
+    if len(text) > _MOST_BYTES:
+        raise InputError("is too large for a batch file: keep the prompts in a file of their own", where=file)
+    return read_batch_file(text, file)
+
+
+def _format(file: str, format: str | None) -> PromptFormat:
+    if format is not None:
+        return format_of(f"prompts.{format}")
+    return "txt" if file == STDIN else format_of(file)
+
+
+def _over(said: Axes, chosen: Axes) -> Axes:
+    """What the command says of an axis replaces what the file says of it."""
+    changed = {one.name: value for one in fields(Axes) if (value := getattr(chosen, one.name))}
+    if chosen.seeds:
+        changed["own_seeds"] = chosen.own_seeds
+    return replace(said, **changed)
+
+
+def _with_paths(said: Axes, folder: Path) -> Axes:
+    """A workflow that is a file of that folder by its path, wherever it is named."""
+
+    def path(name: object) -> object:
+        file = folder / str(name)
+        return str(file.resolve()) if file.is_file() else name
+
+    def entries(given: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+        return tuple({key: path(value) if key == "workflow" else value for key, value in one.items()} for one in given)
+
+    workflows = tuple(str(path(name)) for name in said.workflows)
+    return replace(said, workflows=workflows, include=entries(said.include), exclude=entries(said.exclude))

@@ -1,0 +1,421 @@
+"""Every prompt in many ways: styles × character sets × sizes × workflows × variables × seeds, and a control. Pure.
+
+One way is a *cell*. The id and the seed of an image come from what its cell says, never from the cell's place: whoever
+adds a style or moves a row gets the same images, and new ones for the new cells alone. Seed `k` of a prompt is a hash
+of the prompt, of the caller's id and of `k`: the same in every style and in the control, so that those can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import product
+from math import prod
+from pathlib import PurePath
+from typing import Any, Final
+
+from asyncgen.errors import InputError
+from asyncgen.naming import NO_STYLE
+from asyncgen.request import FIELD_NAMES, MAX_SEED, RANDOM_SEED, ImageRequest, parse_request
+from asyncgen.variables import fill, variable_of
+
+#: So many images one prompt may have in a matrix.
+MOST_CELLS: Final = 100_000
+_SIZE: Final = re.compile(r"\s*([0-9]{1,5})\s*[xX×]\s*([0-9]{1,5})\s*")
+_AXES: Final = ("style", "character", "size", "workflow", "seed", "control")
+_WITH_LORAS: Final = ("style", "character")
+_WITHOUT_LORAS: Final[Mapping[str, Any]] = {
+    "style_id": None, "lora_name": None, "lora_strength": None, "character_loras": (), "character_lora_strength": None,
+    "cine_lora_strength": None,
+}  # fmt: skip
+_NEVER_INCLUDED: Final = frozenset({"prompt", "id", "images", "template", "variables", "seed_number", "filename"})
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """What a matrix is made of; make one with `axes`. An axis that is empty says nothing.
+
+    `seeds` are numbers of derived seeds, or seeds themselves where `own_seeds`. `variables` have their values by name,
+    without braces. `include` and `exclude` are partial cells, by axis, variable (in braces) or field of a request.
+    """
+
+    styles: tuple[str, ...] = ()
+    characters: tuple[tuple[str, ...], ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    workflows: tuple[str, ...] = ()
+    seeds: tuple[int, ...] | range = ()
+    own_seeds: bool = False
+    control: bool = False
+    variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    include: tuple[Mapping[str, Any], ...] = ()
+    exclude: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether this is more than one value for all: those alone mean what the field of a request does."""
+        several = any(len(values) > 1 for values in (self.styles, self.characters, self.sizes, self.workflows))
+        return several or bool(self.seeds or self.control or self.variables or self.include or self.exclude)
+
+
+def axes(
+    *,
+    styles: Sequence[str | int] = (),
+    characters: Sequence[str | Sequence[str]] = (),
+    sizes: Sequence[str | Sequence[int]] = (),
+    workflows: Sequence[str] = (),
+    seeds: int | Sequence[int] | None = None,
+    control: bool = False,
+    variables: Mapping[str, Sequence[Any]] | None = None,
+    include: Sequence[Mapping[str, Any]] = (),
+    exclude: Sequence[Mapping[str, Any]] = (),
+) -> Axes:
+    """The axes as they are written: `"A,B"`, `"1024x1024"`, a number of seeds or seeds. Raises `InputError`."""
+    own = seeds is not None and not isinstance(seeds, int)
+    return Axes(
+        styles=_distinct(_style(style) for style in _listed(styles, "styles")),
+        characters=_distinct(_characters(one) for one in _listed(characters, "characters")),
+        sizes=_distinct(_size(size) for size in _listed(sizes, "sizes")),
+        workflows=_distinct(_text(name, "workflows") for name in _listed(workflows, "workflows")),
+        seeds=_seeds(seeds),
+        own_seeds=own,
+        control=_truth(control, "control"),
+        variables={
+            _variable(name): _distinct(_text(value, f"variables.{name}") for value in _listed(values, "variables"))
+            for name, values in (variables or {}).items()
+        },
+        include=tuple(_partial(entry, "include") for entry in _listed(include, "include")),
+        exclude=tuple(_partial(entry, "exclude") for entry in _listed(exclude, "exclude")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One way to make a prompt: fields that the cell decides, and `usual` ones, which a row may say otherwise.
+
+    `seed` is the number of a derived seed, or the seed itself where `own_seed`. `digest` (16 bytes) is of all this.
+    """
+
+    fields: Mapping[str, Any]
+    usual: Mapping[str, Any]
+    variables: Mapping[str, str]
+    seed: int
+    own_seed: bool
+    is_control: bool
+    digest: bytes
+
+    def request(self, shared: Mapping[str, Any], said: Mapping[str, Any]) -> ImageRequest:
+        """The request of a row in this cell; `said` is the row's own, `shared` what holds for all. By field names.
+
+        Raises `InputError` where the row says what the cell decides, and for what is wrong with either.
+        """
+        for name in self.fields.keys() & said.keys():
+            message = "the row says this itself, and the matrix has several: take it out of one of them"
+            raise InputError(message, field=name)
+        merged = {**shared, **self.usual, **said, **self.fields}
+        if self.is_control:
+            merged |= _WITHOUT_LORAS
+        if self.variables:
+            values = {**merged.get("variables", {}), **self.variables}
+            text = merged.get("template") or merged.get("prompt", "")
+            merged |= {"prompt": fill(text, values), "template": text, "variables": values}
+        base = merged.get("seed")
+        if merged.get("id") is not None:
+            merged["id"] = self._id(merged)
+        return parse_request(merged | self._seed(merged, said.get("id"), None if base == RANDOM_SEED else base))
+
+    def _seed(self, merged: Mapping[str, Any], own_id: object, base: int | None) -> dict[str, Any]:
+        """A seed that was said is that of number 0, and the next numbers follow it, as with `images`."""
+        if self.own_seed:
+            if base is not None:
+                raise InputError("the row or an option says this itself, and the matrix has seeds", field="seed")
+            return {"seed": self.seed}
+        if base is not None:
+            return {"seed": (base + self.seed) & MAX_SEED} if isinstance(base, int) else {}
+        return {"seed": derived_seed(str(merged.get("prompt", "")), own_id, self.seed), "seed_number": self.seed}
+
+    def _id(self, merged: Mapping[str, Any]) -> str:
+        """`fox/1/A+B/1024x1024/seed-0`: what the image shows of the matrix, whichever axes there are."""
+        width, height, workflow = (merged.get(name) for name in ("width", "height", "workflow"))
+        parts = [str(merged["id"]), str(merged.get("style_id") or NO_STYLE)]
+        parts += ["+".join(_characters(merged["character_loras"]))] if merged.get("character_loras") else []
+        parts += [f"{width or ''}x{height or ''}"] if width or height else []
+        parts += [f"workflow={_stem(workflow)}"] if workflow else []
+        parts += [f"{name}={value}" for name, value in sorted({**self.usual, **self.variables}.items())]
+        return "/".join([*parts, f"seed={self.seed}" if self.own_seed else f"seed-{self.seed}"])
+
+
+class Matrix:
+    """The cells of some axes; `shared` are fields for every row that does not say otherwise, by any of their names.
+
+    An axis of one value is such a field too: a row may say otherwise. Cells are in the order of the axes, the control's
+    last. Raises `InputError` for an include or exclude that names nothing, and for more than `MOST_CELLS` cells.
+    """
+
+    def __init__(self, axes: Axes, shared: Mapping[str, Any] | None = None) -> None:
+        named = {FIELD_NAMES.get(name, name): value for name, value in (shared or {}).items() if value is not None}
+        first = {name: values[0] for name, values in _values(axes).items()}
+        for name in sorted(_fields(first).keys() & named.keys()):
+            raise InputError("is said twice, for all and by the matrix: leave one of them out", field=name)
+        self._usual = {name: values[0] for name, values in _values(axes).items() if len(values) == 1}
+        self.shared = {**named, **_fields(self._usual)}
+        self.cells = list({cell.digest: cell for cell in self._made(axes)}.values())
+        if not self.cells:
+            raise InputError("every cell of the matrix is excluded: nothing would be made", field="exclude")
+
+    def requests(self, said: Mapping[str, Any]) -> Iterator[ImageRequest]:
+        """The requests of one row, by what it says itself. Raises `InputError`."""
+        return (cell.request(self.shared, said) for cell in self.cells)
+
+    def _made(self, axes: Axes) -> Iterator[Cell]:
+        values = _values(axes)
+        count = prod(map(len, values.values())) * (2 if axes.control else 1)
+        if count > MOST_CELLS:
+            raise InputError(f"the matrix has {count:,} cells for each prompt; {MOST_CELLS:,} is the most")
+        combinations = _combinations(values)
+        if axes.control:
+            without = {name: values[name] for name in values if name not in _WITH_LORAS}
+            combinations += [{**one, "control": True} for one in _combinations(without)]
+        for entry in axes.exclude:
+            _check_names(entry, "exclude", values.keys() | {"control"})
+        kept = [one for one in combinations if not any(_matches(one, entry) for entry in axes.exclude)]
+        extras: list[dict[str, Any]] = [{} for _ in kept]
+        for entry in axes.include:
+            _check_names(entry, "include", {*_AXES, *values, *ImageRequest.model_fields} - _NEVER_INCLUDED)
+            found = [extra for one, extra in zip(kept, extras, strict=True) if _takes(one, entry)]
+            for extra in found:
+                extra.update(entry)
+            if not found:
+                yield from (self._cell({"seed": seed, **entry}, {}, axes) for seed in values["seed"])
+        for one, extra in zip(kept, extras, strict=True):
+            yield self._cell(one, {name: value for name, value in extra.items() if name not in one}, axes)
+
+    def _cell(self, one: Mapping[str, Any], extra: Mapping[str, Any], axes: Axes) -> Cell:
+        decided = {name: value for name, value in one.items() if name in _AXES and self._usual.get(name) != value}
+        usual = {name: value for name, value in {**one, **extra}.items() if name not in one or name not in _AXES}
+        variables = {name: value for name, value in usual.items() if variable_of(name) is not None}
+        fields, seed, is_control = _fields(decided), one.get("seed", 0), bool(one.get("control"))
+        others = _fields({name: value for name, value in usual.items() if name not in variables})
+        named = {str(variable_of(name)): value for name, value in variables.items()}
+        said = [sorted(fields.items()), sorted(others.items()), sorted(named.items()), seed, axes.own_seeds, is_control]
+        digest = hashlib.blake2b(_canonical(said), digest_size=16).digest()
+        return Cell(fields, others, named, seed, axes.own_seeds, is_control, digest)
+
+
+class MatrixRequests(Iterable[ImageRequest]):
+    """The requests of prompts in a matrix, made as they are read; as often as the prompts can be read."""
+
+    def __init__(self, prompts: Iterable[str | Mapping[str, Any] | ImageRequest], matrix: Matrix) -> None:
+        self._prompts, self._matrix = prompts, matrix
+        self.can_be_read_again = isinstance(prompts, Sequence)
+
+    def __iter__(self) -> Iterator[ImageRequest]:
+        for number, prompt in enumerate(self._prompts, start=1):
+            try:
+                yield from self._matrix.requests(said_by(parse_request(prompt)))
+            except InputError as error:
+                raise (error if error.where else error.at(f"prompt {number}")) from None
+
+
+def matrix(
+    prompts: Iterable[str | Mapping[str, Any] | ImageRequest],
+    *,
+    styles: Sequence[str | int] = (),
+    characters: Sequence[str | Sequence[str]] = (),
+    sizes: Sequence[str | Sequence[int]] = (),
+    workflows: Sequence[str] = (),
+    seeds: int | Sequence[int] | None = None,
+    control: bool = False,
+    variables: Mapping[str, Sequence[Any]] | None = None,
+    include: Sequence[Mapping[str, Any]] = (),
+    exclude: Sequence[Mapping[str, Any]] = (),
+    **fields: Any,
+) -> MatrixRequests:
+    """Every prompt in every style, character set, size, workflow and seed, for `generate_many` and `stream_many`.
+
+    `characters` are sets, `"A,B:0.8"` or a list of names, `"none"` the empty one; `sizes` are `"1024x768"` or two
+    numbers; `seeds` is how many seeds are derived from each prompt, or a list of seeds. `control` adds cells without
+    style and LoRAs. `variables` are values for `{name}` in prompts. `exclude` and `include` are partial cells such as
+    `{"style": "16", "size": "1024x768"}`; what an include says beyond that is added to the cells that it fits, and
+    where it fits none it is a cell of its own. `fields` hold for each prompt that does not say otherwise.
+
+    Raises `InputError` for axes that are wrong; a prompt that is wrong is told when it is read.
+    """
+    if isinstance(prompts, str | Mapping | ImageRequest):
+        raise InputError(f"give a list of prompts, not a single {type(prompts).__name__}", field="prompts")
+    chosen = axes(
+        styles=styles,
+        characters=characters,
+        sizes=sizes,
+        workflows=workflows,
+        seeds=seeds,
+        control=control,
+        variables=variables,
+        include=include,
+        exclude=exclude,
+    )
+    return MatrixRequests(prompts, Matrix(chosen, fields))
+
+
+def derived_seed(prompt: str, own_id: object, number: int) -> int:
+    """Seed `number` of a prompt, 0 to 2^64-1; `own_id` is the caller's for it, or None."""
+    text = _canonical([prompt, own_id, number])
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def said_by(request: ImageRequest) -> dict[str, Any]:
+    """What a request says itself, by field."""
+    return {name: getattr(request, name) for name in request.model_fields_set}
+
+
+# -- cells ----------------------------------------------------------------------------------------------------------
+
+
+def _values(axes: Axes) -> dict[str, Sequence[Any]]:
+    """The values of every axis that says something; without seeds there is the one of number 0."""
+    named = {"style": axes.styles, "character": axes.characters, "size": axes.sizes, "workflow": axes.workflows}
+    variables = {f"{{{name}}}": values for name, values in axes.variables.items()}
+    return {**{name: values for name, values in {**named, **variables}.items() if values}, "seed": axes.seeds or (0,)}
+
+
+def _combinations(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(values, one, strict=True)) for one in product(*values.values())]
+
+
+def _matches(one: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether a cell has everything that an exclude says; none but a control is meant by `control = false`."""
+    return all(one.get(name, False if name == "control" else None) == value for name, value in entry.items())
+
+
+def _takes(one: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether an include can be added to a cell without saying anything else about its axes."""
+    if "control" in one and entry.keys() & {*_WITH_LORAS}:
+        return False
+    return all(one.get(name, value) == value for name, value in entry.items())
+
+
+def _fields(one: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request that the values of axes stand for."""
+    fields: dict[str, Any] = {}
+    for name, value in one.items():
+        if name == "style":
+            fields["style_id"] = value
+        elif name == "character":
+            fields["character_loras"] = value
+        elif name == "size":
+            fields["width"], fields["height"] = value
+        elif name not in ("seed", "control") and variable_of(name) is None:
+            fields[FIELD_NAMES.get(name, name)] = value
+    return fields
+
+
+def _stem(workflow: str) -> str:
+    return PurePath(workflow).stem if workflow.endswith(".json") else workflow
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+# -- values as they are written ---------------------------------------------------------------------------------------
+
+
+def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _listed(values: object, name: str) -> Sequence[Any]:
+    if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
+        raise InputError(f"must be a list, not {values!r:.60}", field=name)
+    return values
+
+
+def _text(value: object, name: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise InputError(f"must be a list of texts, and {value!r:.60} is none", field=name)
+    return str(value).strip()
+
+
+def _style(value: object) -> str:
+    return _text(value, "styles")
+
+
+def _truth(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"must be true or false, not {value!r:.60}", field=name)
+    return value
+
+
+def _characters(value: object) -> tuple[str, ...]:
+    """One set: `NAME[:STRENGTH]` separated by commas, or a list of those; `none` is the empty one."""
+    parts = re.split("[,;]", value) if isinstance(value, str) else _listed(value, "characters")
+    names = tuple(_text(part, "characters") for part in parts if part != "")
+    if len(names) == 1 and names[0].lower() == "none":
+        return ()
+    if not names:
+        raise InputError("a set of characters has a name, or is 'none'", field="characters")
+    return names
+
+
+def _size(value: object) -> tuple[int, int]:
+    if isinstance(value, str):
+        found = _SIZE.fullmatch(value)
+        if found is None:
+            raise InputError(f"a size is WIDTHxHEIGHT in pixels, such as 1024x768, not {value!r:.60}", field="sizes")
+        return int(found[1]), int(found[2])
+    sides = _listed(value, "sizes")
+    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
+        raise InputError(f"a size is two whole numbers or WIDTHxHEIGHT, not {value!r:.60}", field="sizes")
+    return sides[0], sides[1]
+
+
+def _seeds(value: int | Sequence[int] | None) -> range | tuple[int, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= MOST_CELLS:
+            raise InputError(f"is how many seeds each prompt gets, 1 to {MOST_CELLS:,}, not {value}", field="seeds")
+        return range(value)
+    for seed in _listed(value, "seeds"):
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+            raise InputError(
+                f"is a number of seeds or a list of seeds, 0 to 2^64-1; {seed!r:.40} is none", field="seeds"
+            )
+    return _distinct(value)  # type: ignore[arg-type]  # as was just checked
+
+
+def _variable(name: str) -> str:
+    found = variable_of(name) or variable_of(f"{{{name}}}")
+    if found is None:
+        raise InputError("the name of a variable has letters, digits, _, - and spaces", field=f"variables.{name}")
+    return found
+
+
+def _partial(entry: object, where: str) -> dict[str, Any]:
+    if not isinstance(entry, Mapping) or not entry:
+        raise InputError(f"must be a list of partial cells, such as {{style = '16'}}, not {entry!r:.60}", field=where)
+    return {_axis(str(name)): _value(_axis(str(name)), value) for name, value in entry.items()}
+
+
+def _axis(name: str) -> str:
+    """An axis by its name in a cell, or by the list's: `styles` is `style` too."""
+    singular = name.removesuffix("s")
+    aliases = {"style_id": "style", "character_loras": "character", "character_lora": "character"}
+    return aliases.get(name, singular if singular in _AXES else name)
+
+
+def _value(name: str, value: Any) -> Any:
+    readers = {"style": _style, "character": _characters, "size": _size}
+    if name in readers:
+        return readers[name](value)
+    return _text(value, name) if variable_of(name) is not None else value
+
+
+def _check_names(entry: Mapping[str, Any], where: str, names: Iterable[str]) -> None:
+    for name in entry.keys() - set(names):
+        close = get_close_matches(name, list(names), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(names))}"
+        raise InputError(f"the matrix has no {name!r} to {where} by; {hint}", field=where)

@@ -1,0 +1,175 @@
+"""A matrix from the command line and from Python: what it buys, what it keeps, and what is in the record."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import Ran, Remote, account, cli_environment, open_sandbox, sandbox_in_a_thread, settings_for, true_output
+from typer.testing import CliRunner
+
+import asyncgen
+from asyncgen import ImageGenerator, InputError
+from asyncgen.cli import app
+
+Cli = Callable[..., Ran]
+PROMPTS = ["a fox in the snow", "an owl at night", "a heron at dawn"]
+SIZE = ("--size", "64x64")
+_numbers = iter(range(1, 40))
+
+
+@pytest.fixture(scope="module")
+def everywhere() -> Iterator[Remote]:
+    with sandbox_in_a_thread(endpoints=[f"ep-{number}" for number in range(1, 40)]) as remote:
+        yield remote
+
+
+@pytest.fixture
+def endpoint() -> str:
+    return f"ep-{next(_numbers)}"
+
+
+@pytest.fixture
+def cli(everywhere: Remote, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    for name, value in cli_environment(**account(everywhere, endpoint)).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> Ran:
+        result = CliRunner().invoke(app, arguments)
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+def lines(root: Path) -> list[dict[str, object]]:
+    return true_output(root / "asyncgen-sandbox")
+
+
+def test_a_new_style_and_moved_rows_buy_only_the_new_cells(
+    cli: Cli, everywhere: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text("\n".join(PROMPTS))
+    matrix = ("--style", "1", "--style", "16", "--character", "A,B", "--character", "none", "--seeds", "2", "--control")
+    first = cli("batch", "p.txt", *matrix, *SIZE)
+    assert "p: 30 wanted: 30 new, 0 kept, 0 changed" in first.out, first
+    before = lines(tmp_path)
+    again = cli("batch", "p.txt", *matrix, *SIZE)
+    assert "p: 30 wanted: 0 new, 30 kept, 0 changed" in again.out, again
+
+    file.write_text("\n".join(["", *random.Random(1).sample(PROMPTS, len(PROMPTS))]))
+    second = cli("batch", "p.txt", "--style", "4", *matrix, *SIZE)
+    assert "p: 42 wanted: 12 new, 30 kept, 0 changed" in second.out, second
+    books = everywhere.books(endpoint)
+    assert len(books) == 42
+    assert {job["style_id"] for job in lines(tmp_path) if job not in before} == {"4"}
+    assert all(line in lines(tmp_path) for line in before)
+    for prompt in PROMPTS:
+        made = [line for line in lines(tmp_path) if line["prompt"] == prompt]
+        assert len({line["seed"] for line in made}) == 2
+        assert {len(line["loras"]) for line in made if line["style_id"] is None} == {0}  # type: ignore[arg-type]
+
+
+def test_ids_keep_their_images_when_styles_are_added(
+    cli: Cli, everywhere: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": prompt, "id": f"row-{number}"} for number, prompt in enumerate(PROMPTS)]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "6 wanted: 6 new" in cli("batch", "p.jsonl", "--style", "1", "--style", "16", *SIZE).out
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, reversed(rows))))
+    ran = cli("batch", "p.jsonl", "--style", "16", "--style", "4", "--style", "1", *SIZE)
+    assert "9 wanted: 3 new, 6 kept, 0 changed" in ran.out, ran
+    assert len(everywhere.books(endpoint)) == 9
+    told = cli("why", "row-0/4/64x64/seed-0", "--sandbox")
+    assert told.code == 0, told
+
+
+def test_one_style_alone_is_no_matrix_and_grows_into_one_without_buying_anything_twice(
+    cli: Cli, everywhere: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
+    assert cli("batch", "p.txt", "--style", "1", *SIZE).code == 0
+    assert all("seed" not in line["request"] for line in lines(tmp_path))  # type: ignore[operator]
+    ran = cli("batch", "p.txt", "--style", "1", "--style", "16", "--seeds", "2", *SIZE)
+    assert "p: 12 wanted: 9 new, 3 kept, 3 changed" in ran.out, ran
+    assert len(everywhere.books(endpoint)) == 12
+
+
+def test_a_batch_file_says_the_same_and_options_win_over_it(
+    cli: Cli, everywhere: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "p.csv").write_text("id,prompt\nfox,a {color} fox\n")
+    (tmp_path / "sets" / "winter.toml").write_text("""
+prompts = "p.csv"
+styles = ["1", "16"]
+seeds = 2
+sizes = ["64x64"]
+[variables]
+color = ["red", "white"]
+[defaults]
+steps = 7
+""")
+    ran = cli("batch", "sets/winter.toml")
+    assert "winter: 8 wanted: 8 new" in ran.out, ran
+    assert {(line["prompt"], line["steps"]) for line in lines(tmp_path)} == {("a red fox", 7), ("a white fox", 7)}
+    assert "fox/16/64x64/color=white/seed-1" in {line["id"] for line in lines(tmp_path)}
+    more = cli("batch", "sets/winter.toml", "--style", "4", "--seeds", "1", "--steps", "8")
+    assert "winter: 2 wanted: 2 new" in more.out, more
+    assert {line["steps"] for line in lines(tmp_path) if line["style_id"] == "4"} == {8}
+
+
+def test_prompts_may_stand_in_the_batch_file(cli: Cli, tmp_path: Path) -> None:
+    said = {"prompts": ["a fox", {"prompt": "an owl", "steps": 9}], "seeds": [5], "sizes": ["64x64"]}
+    (tmp_path / "b.json").write_text(json.dumps(said))
+    assert "b: 2 wanted: 2 new" in cli("batch", "b.json").out
+    assert {(line["prompt"], line["seed"]) for line in lines(tmp_path)} == {("a fox", 5), ("an owl", 5)}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "options", "told"),
+    [
+        ("p.txt", "a fox", ("--style", "1", "--style", "99"), "style '99'"),
+        ("p.txt", "a fox", ("--size", "64"), "sizes: a size is WIDTHxHEIGHT"),
+        ("p.txt", "a fox", ("--size", "64x64", "--width", "32"), "is said twice"),
+        ("p.txt", "a fox", ("--workflow", "schnell", "--workflow", "nosuch"), "nosuch"),
+        ("p.csv", "prompt,style\nan owl,4\n", ("--style", "1", "--style", "16"), "p.csv:2:style_id: the row says this"),
+        ("b.toml", 'prompts = "none.txt"', (), "none.txt: cannot be read"),
+        ("b.toml", 'prompts = ["a fox", ""]', (), "b.toml prompts:2:prompt: "),
+        ("b.toml", "styles = 3", (), "b.toml:styles: must be a list"),
+    ],
+)
+def test_what_is_wrong_is_told_once_and_nothing_is_sent(
+    cli: Cli,
+    everywhere: Remote,
+    endpoint: str,
+    tmp_path: Path,
+    file: str,
+    text: str,
+    options: tuple[str, ...],
+    told: str,
+) -> None:
+    (tmp_path / file).write_text(text)
+    ran = cli("batch", file, *options)
+    assert ran.code == 2, ran
+    assert ran.err.count(told) == 1, ran.err
+    assert everywhere.books(endpoint) == []
+
+
+@pytest.mark.anyio
+async def test_python_has_it_as_a_function_whose_prompts_are_checked_whole(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, ImageGenerator(settings_for(sandbox, tmp_path)) as generator:
+        wanted = asyncgen.matrix(PROMPTS, styles=["1", "16"], sizes=["64x64"], seeds=2)
+        results = await generator.generate_many(wanted, batch="set")
+        assert len({(result.prompt, result.style_id, result.seed) for result in results}) == 12
+        more = asyncgen.matrix(PROMPTS[::-1], styles=["16", "4", "1"], sizes=["64x64"], seeds=2)
+        results = await generator.generate_many(more, batch="set")
+        assert len(results) == 18
+        assert len(list(sandbox.books.entries())) == 18
+        with pytest.raises(InputError, match="prompt 2"):
+            await generator.generate_many(asyncgen.matrix(["a fox", ""], seeds=2), batch="other")
+        assert len(list(sandbox.books.entries())) == 18
