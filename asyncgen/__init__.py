@@ -8,6 +8,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     library_commands          `asyncgen workflows`
     queue_commands, cost_commands
                               `asyncgen queue` and `asyncgen cost`
+    showing                   `asyncgen show`
     plan_display, planning    what a batch would do, found out without doing it
     source, console           a batch's input; what is printed where
     display, check, exits     what a run shows; what is looked at before; exit codes
@@ -39,6 +40,9 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     graph, node_schema, lora_nodes
                               nodes and links; what a server says of its node classes; how LoRAs are loaded
     order                     which images are started one after the other
+    marking, provenance       what a picture's file says of how it was made
+    origins                   the same read back, and what others have written
+    containers, exif          where PNG, JPEG and WebP files keep texts
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     concurrency               the rule of `slots`
     estimate, sampling        what images will take; a few of many, spread over lanes

@@ -58,6 +58,14 @@ class OnUnknown(StrEnum):
     RESUBMIT = "resubmit"
 
 
+class MetadataLevel(StrEnum):
+    """What a picture's file says of how it was made."""
+
+    FULL = "full"
+    BASIC = "basic"
+    NONE = "none"
+
+
 Style = Annotated[str | None, typer.Option("--style", help="Style id of the registry.")]
 StyleAxis = Annotated[
     list[str] | None, typer.Option("--style", help="Style id of the registry; given several times, one image in each.")
@@ -157,6 +165,10 @@ Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Log m
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, and only errors are logged.")]
 LogFile = Annotated[Path | None, typer.Option("--log-file", help="Append the log to a file.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log lines as JSON objects.")]
+Metadata = Annotated[
+    MetadataLevel | None,
+    typer.Option("--metadata", help="What picture files say of how they were made. [default: full]"),
+]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")]
 RebuyChanged = Annotated[
     bool, typer.Option("--rebuy-changed", help="Make images again whose style, workflow or values have changed.")
@@ -251,6 +263,7 @@ def batch(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip and count rows that are wrong.")] = False,
     sandbox: Sandbox = False,
+    metadata: Metadata = None,
     on_stop: Stop = None,
     unknown: Unknown = None,
     budget: Budget = None,
@@ -328,6 +341,7 @@ def generate(
     styles: Styles = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the batch. [default: a new one]")] = None,
     sandbox: Sandbox = False,
+    metadata: Metadata = None,
     on_stop: Stop = None,
     unknown: Unknown = None,
     budget: Budget = None,
@@ -361,6 +375,7 @@ def retry(
     object_info: ObjectInfo = None,
     rebuy_changed: RebuyChanged = False,
     sandbox: Sandbox = False,
+    metadata: Metadata = None,
     on_stop: Stop = None,
     unknown: Unknown = None,
     budget: Budget = None,
@@ -448,6 +463,20 @@ def queue_list(
     if context.invoked_subcommand is None:
         where = {"output_root": out}
         raise typer.Exit(queue_commands.show_queue(where, realm=_realm(sandbox), batch=batch, jobs=jobs, as_json=json))
+
+
+@app.command()
+def show(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG, JPEG or WebP pictures.")],
+    json: AsJson = False,
+) -> None:
+    """Show what pictures say of how they were made: by asyncgen, ComfyUI or A1111. Needs no ledger.
+
+    Exit code 1 when a file does not say it, or cannot be read.
+    """
+    from asyncgen import showing  # noqa: PLC0415 - as above
+
+    raise typer.Exit(showing.show_files(files, as_json=json))
 
 
 @app.command()
@@ -676,6 +705,7 @@ def _setup(given: dict[str, Any]) -> Any:
         "workflow": _run_workflow(given.get("workflow")),
         "concurrency": given.get("concurrency"),
         "keep_order": given.get("keep_order") or None,
+        "metadata": given.get("metadata"),
         "on_stop": given.get("on_stop"),
         "unknown": given.get("unknown"),
         "budget_usd": given.get("budget"),

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import pybase64
 
+from asyncgen.containers import Piece
 from asyncgen.errors import Failure, FailureClass, FailureCode
 from asyncgen.protocol import Completed, DecodedImage, Failed, InlineImage, LinkedImage
 
@@ -65,16 +66,41 @@ _CHUNK_FRAME_BYTES: Final = 12  # length, type and CRC
 _MAX_DEFLATE_RATIO: Final = 1032
 
 
+Format = Literal["png", "jpeg", "webp"]
+#: The pieces of a file that says how its picture was made, from the worker's bytes, their format, width and height.
+Mark: TypeAlias = Callable[[bytes, Format, int, int], tuple[Piece, ...]]
+#: The mark of each picture of a job, by its number from 1.
+Marks: TypeAlias = Callable[[int], Mark]
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A whole picture as the worker made it. `suffix` is that of its format, sizes are in pixels, `sha256` is hex."""
+    """A whole picture. `data` is what the worker sent; `suffix` is that of its format, sizes are in pixels.
+
+    `pieces` are the file that is kept of it, where that is not `data` itself; `sha256` (hex) is the file's.
+    """
 
     data: bytes = field(repr=False)
-    format: Literal["png", "jpeg", "webp"]
+    format: Format
     suffix: Literal[".png", ".jpg", ".webp"]
     width: int
     height: int
     sha256: str
+    pieces: tuple[Piece, ...] = field(default=(), repr=False)
+
+    @property
+    def file_pieces(self) -> tuple[Piece, ...]:
+        """The file that is kept of it."""
+        return self.pieces or (self.data,)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of that file."""
+        return sum(map(len, self.file_pieces))
+
+    def as_file(self) -> Picture:
+        """The same with that file as its data."""
+        return replace(self, data=b"".join(self.pieces), pieces=()) if self.pieces else self
 
 
 class ImageFaultError(Exception):
@@ -105,15 +131,16 @@ def _decoded(image: InlineImage | DecodedImage | LinkedImage) -> InlineImage | D
     return image
 
 
-def examine(completed: Completed) -> tuple[Picture | LinkedImage, ...] | Failed:
-    """The pictures of a result, in order, every inline one decoded and checked; or why one of them is none.
+def examine(completed: Completed, marks: Marks | None = None) -> tuple[Picture | LinkedImage, ...] | Failed:
+    """The pictures of a result, in order, every inline one decoded, checked and marked; or why one of them is none.
 
     `LinkedImage`s are left for the caller to download and `check`.
     """
     pictures: list[Picture | LinkedImage] = []
     for number, image in enumerate(completed.images, 1):
         try:
-            pictures.append(image if isinstance(image, LinkedImage) else check(_bytes_of(image)))
+            mark = None if marks is None else marks(number)
+            pictures.append(image if isinstance(image, LinkedImage) else check(_bytes_of(image), mark))
         except ImageFaultError as fault:
             message = f"picture {number} of {len(completed.images)}: {fault.message}"
             failure = Failure(FailureClass.ITEM, fault.code, message)
@@ -137,20 +164,30 @@ def decode_base64(text: str | memoryview) -> bytes:
         raise _corrupt(f"its base64 cannot be decoded ({error})") from error
 
 
-def check(data: bytes) -> Picture:
-    """The picture in `data`: PNG, JPEG or WebP, whole. Raises `ImageFaultError`."""
+def check(data: bytes, mark: Mark | None = None) -> Picture:
+    """The picture in `data`: PNG, JPEG or WebP, whole, and marked. Raises `ImageFaultError`."""
     if data.startswith(_PNG_MAGIC):
-        return Picture(data, "png", ".png", *_png_size(data), _sha256(data))
+        return _picture(data, "png", ".png", _png_size(data), mark)
     if data.startswith(_JPEG_MAGIC):
-        return _jpeg(data)
+        return _picture(data, "jpeg", ".jpg", _jpeg_size(data), mark)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp(data)
+        return _picture(data, "webp", ".webp", _webp_size(data), mark)
     raise _not_a_picture(data)
 
 
-def _sha256(data: bytes) -> str:
-    """While the bytes are still in the processor's cache."""
-    return hashlib.sha256(data).hexdigest()
+def _picture(
+    data: bytes,
+    file_format: Format,
+    suffix: Literal[".png", ".jpg", ".webp"],
+    size: tuple[int, int],
+    mark: Mark | None,
+) -> Picture:
+    """Marked and hashed while the bytes are still in the processor's cache."""
+    pieces = () if mark is None else mark(data, file_format, *size)
+    sha256 = hashlib.sha256()
+    for piece in pieces or (data,):
+        sha256.update(piece)
+    return Picture(data, file_format, suffix, *size, sha256.hexdigest(), pieces)
 
 
 def _corrupt(what: str) -> ImageFaultError:
@@ -230,7 +267,7 @@ def _bound_size(width: int, height: int, max_pixels: int) -> None:
 # -- JPEG and WebP
 
 
-def _jpeg(data: bytes) -> Picture:
+def _jpeg_size(data: bytes) -> tuple[int, int]:
     if not data.endswith(_JPEG_END):
         raise _corrupt(f"the JPEG is cut off after {len(data)} bytes, or something follows its end")
     scans = data.count(_JPEG_SCAN)
@@ -239,17 +276,17 @@ def _jpeg(data: bytes) -> Picture:
         raise ImageFaultError(FailureCode.CORRUPT_IMAGE, message, refetch_first=False)
     from PIL.JpegImagePlugin import JpegImageFile  # noqa: PLC0415 - 20 ms that a set of PNGs need not pay
 
-    return Picture(data, "jpeg", ".jpg", *_decoded_size(JpegImageFile, data), _sha256(data))
+    return _decoded_size(JpegImageFile, data)
 
 
-def _webp(data: bytes) -> Picture:
+def _webp_size(data: bytes) -> tuple[int, int]:
     (size,) = struct.unpack_from("<I", data, 4)
     if len(data) != size + _RIFF_HEADER_BYTES:
         raise _corrupt(f"a WebP of {len(data)} bytes says it has {size + _RIFF_HEADER_BYTES}")
     _bound_size(*_webp_canvas(data), MAX_DECODED_PIXELS)  # Pillow sets the canvas aside before it tells the size
     from PIL.WebPImagePlugin import WebPImageFile  # noqa: PLC0415 - as above
 
-    return Picture(data, "webp", ".webp", *_decoded_size(WebPImageFile, data), _sha256(data))
+    return _decoded_size(WebPImageFile, data)
 
 
 def _webp_canvas(data: bytes) -> tuple[int, int]:

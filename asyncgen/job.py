@@ -28,9 +28,10 @@ from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, LedgerError, RunPausedError
 from asyncgen.gate import Place
-from asyncgen.images import ImageFaultError, Picture
+from asyncgen.images import ImageFaultError, Mark, Marks, Picture
 from asyncgen.ledger import Ledger
 from asyncgen.lifecycle import State
+from asyncgen.marking import Marking
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
 from asyncgen.protocol import (
@@ -48,6 +49,7 @@ from asyncgen.protocol import (
     Unknown,
     job_body,
 )
+from asyncgen.provenance import Level
 from asyncgen.records import Item, Spec, Terms, Want
 from asyncgen.schema import PathTakenError
 from asyncgen.stopping import Stop, StoppedError
@@ -60,13 +62,17 @@ _EXAMINED_AT_ONCE: Final = 32 * 1024  # bytes: 0.03 ms
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a run does where there is a choice. `max_attempts`: how often one image may be bought in all."""
+    """What a run does where there is a choice. `max_attempts`: how often one image may be bought in all.
+
+    `metadata`: how much a picture's file says of how it was made.
+    """
 
     batch_name: str
     path_template: str
     max_attempts: int
     resubmit_unknown: bool
     cancel_on_stop: bool
+    metadata: Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ class Job:
         self.timing = Timing()
         self._out_since: float | None = None  # monotonic seconds; None: it may have ended long ago
         self._cancel_sent = False
+        self._picture_names: dict[str, str] = {}  # under which input pictures were sent
         self._terms: Terms | None = None  # of the job that is out: what it can cost is set aside
         if item.state is State.ACCEPTED:
             self._terms = bench.allowance.take_over(item)
@@ -209,6 +216,7 @@ class Job:
         request = self.want.request
         self._bench.planner.check_workflow(request, self.want.spec)
         pictures = {name: await self._input_picture(name, path) for name, path in request.input_pictures.items()}
+        self._picture_names = {name: file_name for name, (file_name, _) in pictures.items()}
         return job_body(
             self._bench.planner.job_input(request, self.want.spec, self.item.seed, pictures),
             ttl_ms=terms.ttl_ms,
@@ -276,29 +284,44 @@ class Job:
         return ending
 
     async def _whole(self, completed: Completed, endpoint: Endpoint, place: Place) -> tuple[Picture, ...] | Failed:
-        found = await self._examined(completed)
+        marks = self._marks(len(completed.images))
+        found = await self._examined(completed, marks)
         if isinstance(found, Failed):
             return found
         pictures = []
-        for picture in found:
-            whole = await self._downloaded(picture, endpoint, place) if isinstance(picture, LinkedImage) else picture
+        for number, picture in enumerate(found, 1):
+            whole: Picture | Failed
+            if isinstance(picture, LinkedImage):
+                whole = await self._downloaded(picture, endpoint, place, None if marks is None else marks(number))
+            else:
+                whole = picture
             if isinstance(whole, Failed):
                 return whole
             pictures.append(whole)
         return tuple(pictures)
 
-    async def _examined(self, completed: Completed) -> tuple[Picture | LinkedImage, ...] | Failed:
+    def _marks(self, count: int) -> Marks | None:
+        """What the files of the job's pictures say of how they were made."""
+        policy, item = self._bench.policy, self.item
+        if policy.metadata == "none":
+            return None
+        made = Marking(self._bench.planner, policy.metadata, policy.batch_name, self._picture_names)
+        return made.marks(self.want, item.request_id, item.seed, count)
+
+    async def _examined(self, completed: Completed, marks: Marks | None) -> tuple[Picture | LinkedImage, ...] | Failed:
         """Off the event loop, unless the hop there would take longer."""
         if completed.image_bytes <= _EXAMINED_AT_ONCE:
-            return images.examine(completed)
-        return await self._bench.ports.file_threads.run(images.examine, completed)
+            return images.examine(completed, marks)
+        return await self._bench.ports.file_threads.run(images.examine, completed, marks)
 
-    async def _downloaded(self, link: LinkedImage, endpoint: Endpoint, place: Place) -> Picture | Failed:
+    async def _downloaded(
+        self, link: LinkedImage, endpoint: Endpoint, place: Place, mark: Mark | None
+    ) -> Picture | Failed:
         data = await endpoint.download(link.url, place)
         if isinstance(data, Rejected):
             return Failed(data.failure, self.timing)
         try:
-            return await self._bench.ports.file_threads.run(images.check, data)
+            return await self._bench.ports.file_threads.run(images.check, data, mark)
         except ImageFaultError as fault:
             return Failed(fault.failure, self.timing, refetch_first=fault.refetch_first)
 
@@ -326,7 +349,7 @@ class Job:
         await self._ledger.record_stored(self.item)
         self._note_end(None)
         if not self.want.request.save_to_style:
-            self.delivered = pictures
+            self.delivered = tuple(picture.as_file() for picture in pictures)
         log.info("stored %s", ", ".join(picture.path or "(in memory)" for picture in self.item.pictures))
 
     async def _finish_storing(self) -> None:

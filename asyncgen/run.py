@@ -208,6 +208,7 @@ async def open_run(
         max_attempts=settings.max_attempts,
         resubmit_unknown=settings.unknown == "resubmit",
         cancel_on_stop=settings.on_stop == "cancel",
+        metadata=settings.metadata,
     )
     bench = Workbench(
         ports=workspace.ports,

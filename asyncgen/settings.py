@@ -203,6 +203,12 @@ class Settings(BaseSettings):
     on_stop: Literal["collect", "cancel"] = _env(
         "ASYNCGEN_ON_STOP", "collect", "On Ctrl-C, collect the jobs that are out, or cancel them."
     )
+    metadata: Literal["full", "basic", "none"] = _env(
+        "ASYNCGEN_METADATA",
+        "full",
+        "What a picture's file says of how it was made: everything (`full`); that an AI made it, with request id and "
+        "seed (`basic`); or nothing (`none`: the worker's bytes as they came).",
+    )
     allow_private_urls: bool = _env(
         "ASYNCGEN_ALLOW_PRIVATE_URLS", False, "Let result URLs point to http, loopback or private addresses."
     )

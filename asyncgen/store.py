@@ -13,6 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Final, TypeVar
 
+from asyncgen.containers import Piece
 from asyncgen.errors import StoreError
 from asyncgen.images import Picture
 from asyncgen.ports import Disk, Ports
@@ -21,7 +22,7 @@ from asyncgen.records import StoredPicture
 Prepared = tuple[StoredPicture, ...]
 T = TypeVar("T")
 
-_PIECE_BYTES: Final = 1 << 20
+_PART_BYTES: Final = 1 << 20
 _CURES: Final = {
     errno.ENOSPC: "the disk is full: free some space and start the run again",
     errno.EDQUOT: "the disk quota is used up: free some space and start the run again",
@@ -52,7 +53,7 @@ class Store:
                 number,
                 None if name is None else next(paths),
                 picture.sha256,
-                len(picture.data),
+                picture.size_bytes,
                 picture.format,
                 picture.width,
                 picture.height,
@@ -77,7 +78,9 @@ class Store:
 
         False if a file that is not ours appeared under one of the names.
         """
-        work = [(self.root / s.path, p.data) for s, p in zip(stored, pictures, strict=True) if s.path is not None]
+        work = [
+            (self.root / s.path, p.file_pieces) for s, p in zip(stored, pictures, strict=True) if s.path is not None
+        ]
         return not work or await self._guarded(_write_all, self._ports.disk, work)
 
     async def are_in_place(self, stored: Sequence[StoredPicture]) -> bool:
@@ -119,11 +122,11 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def _write_all(disk: Disk, work: Sequence[tuple[Path, bytes]]) -> bool:
+def _write_all(disk: Disk, work: Sequence[tuple[Path, Sequence[Piece]]]) -> bool:
     placed: list[Path] = []
     try:
-        for path, data in work:
-            if not _write_one(disk, path, data):
+        for path, pieces in work:
+            if not _write_one(disk, path, pieces):
                 break
             placed.append(path)
     finally:
@@ -138,12 +141,12 @@ def _take_back(disk: Disk, paths: Sequence[Path]) -> None:
         disk.fsync_directory(path.parent)
 
 
-def _write_one(disk: Disk, path: Path, data: bytes) -> bool:
+def _write_one(disk: Disk, path: Path, pieces: Sequence[Piece]) -> bool:
     temporary = temporary_path(path)
     disk.make_directory(path.parent)
     disk.unlink(temporary)
     try:
-        disk.write_new(temporary, _pieces(data))
+        disk.write_new(temporary, (part for piece in pieces for part in _parts(piece)))
         disk.fsync(temporary)
         disk.link(temporary, path)
         is_placed = True
@@ -155,9 +158,9 @@ def _write_one(disk: Disk, path: Path, data: bytes) -> bool:
     return is_placed
 
 
-def _pieces(data: bytes) -> Iterator[memoryview]:
-    view = memoryview(data)
-    return (view[start : start + _PIECE_BYTES] for start in range(0, len(data), _PIECE_BYTES))
+def _parts(piece: Piece) -> Iterator[memoryview]:
+    view = memoryview(piece)
+    return (view[start : start + _PART_BYTES] for start in range(0, len(view), _PART_BYTES))
 
 
 def _are_in_place(disk: Disk, work: Sequence[tuple[Path, str]]) -> bool:

@@ -234,6 +234,7 @@ def _policy(**more: Any) -> Policy:
         "max_attempts": 3,
         "resubmit_unknown": False,
         "cancel_on_stop": False,
+        "metadata": "full",
     }
     return Policy(**{**values, **more})
 

@@ -106,7 +106,8 @@ async def test_a_picture_behind_a_link_is_downloaded_and_kept_under_its_own_suff
         return web.Response(body=data.getvalue())
 
     routes = {f"/{ENDPOINT}/run": run, f"/{ENDPOINT}/status/job-1": status, "/bucket/whatever.bin": bucket}
-    async with site(routes) as url, wired(url, tmp_path, pace=Pace(allow_private_urls=True)) as parts:
+    pace = Pace(allow_private_urls=True)
+    async with site(routes) as url, wired(url, tmp_path, pace=pace, metadata="none") as parts:
         job = await parts.job()
         await job.settle()
     (path,) = files(tmp_path, f"*{suffix}")

@@ -275,6 +275,7 @@ def _settings(options: Options) -> Settings:
         max_attempts=options.max_attempts,
         unknown="resubmit" if options.resubmit else "hold",
         on_stop="cancel" if options.cancel_on_stop else "collect",
+        metadata="none",  # files are compared with what the platform has made
         execution_timeout_seconds=options.execution_timeout_seconds,
         job_ttl_seconds=options.ttl_seconds,
         budget_usd=options.budget_usd,
