@@ -33,6 +33,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
     streams                   standard output and standard error, which may fail
     batch_input, batch_file   the options of a command and a batch file put together
+    captions, parquet         folders of captions and Parquet files as prompt files
     expansion, cells          rows in the cells of a matrix: styles, character sets, sizes, workflows, seeds, a control
     plan, workflow, template  from a request to a graph
     library                   the workflows that there are, and what each needs

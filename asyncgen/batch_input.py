@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from asyncgen.batch_file import BatchFile, is_batch_file, read_batch_file
+from asyncgen.captions import CaptionFolder
 from asyncgen.cells import Axes, Matrix, axes
 from asyncgen.errors import InputError
-from asyncgen.prompts import PromptFormat, format_of
+from asyncgen.expansion import PromptRows
+from asyncgen.parquet import ParquetRows
+from asyncgen.prompts import PromptFile, PromptFormat, format_of
 
+InputFormat: TypeAlias = PromptFormat | Literal["parquet", "captions"]
 STDIN: Final = "-"
 _MOST_BYTES: Final = 16 * 1024 * 1024
 
@@ -26,7 +32,7 @@ class BatchInput:
     """
 
     file: str
-    format: PromptFormat
+    format: InputFormat
     name: str
     batch_name: str
     is_batch_file: bool = False
@@ -66,7 +72,7 @@ def read_input(
             file=file,
             format=_format(file, format),
             name="stdin" if file == STDIN else file,
-            batch_name="stdin" if file == STDIN else Path(file).stem,
+            batch_name="stdin" if file == STDIN else _stem(Path(file)),
             fields=given,
             axes=_with_paths(chosen, Path()),
             template=template,
@@ -88,6 +94,42 @@ def read_input(
     )
 
 
+@contextmanager
+def opened(said: BatchInput, digest: bytes) -> Iterator[PromptRows]:
+    """The rows of an input as they stand there; `digest` is for their keys. Raises `InputError`."""
+    if said.format == "captions":
+        yield CaptionFolder(Path(said.file), said.name, digest)
+    elif said.format == "parquet":
+        given: dict[str, Any] = {"template": said.template, "declared": said.axes.variables}
+        with ParquetRows(Path(said.file), said.name, digest, **given) as rows:
+            yield rows
+    else:
+        with _lines(said) as lines:
+            given = {"template": said.template, "declared": said.axes.variables}
+            yield PromptFile(lines, said.format, said.name, digest, **given)
+
+
+@contextmanager
+def _lines(said: BatchInput) -> Iterator[Iterable[str]]:
+    if said.prompts is not None:
+        yield said.prompts
+        return
+    if said.is_stream:
+        # Not `sys.stdin`, and never closed: the thread that reads it may wait for a line until the process ends.
+        yield open(sys.stdin.fileno(), encoding="utf-8", errors="surrogateescape", newline="", closefd=False)  # noqa: SIM115 - as said
+        return
+    try:
+        with Path(said.file).open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+            yield lines
+    except OSError as error:
+        message = f"cannot be read ({error.strerror}): name a .txt, .csv, .jsonl or .parquet file, or a folder"
+        raise InputError(message, where=said.file) from error
+
+
+def _stem(path: Path) -> str:
+    return path.resolve().name if path.is_dir() else path.stem
+
+
 def _with_single(plain: BatchInput) -> Mapping[str, Any]:
     """Axes of one value are fields like any other where they make no matrix."""
     return plain.fields if plain.axes.is_matrix else Matrix(plain.axes, plain.fields).shared
@@ -106,7 +148,14 @@ def _read(file: str) -> BatchFile:
     return read_batch_file(text, file)
 
 
-def _format(file: str, format: str | None) -> PromptFormat:
+def _format(file: str, format: str | None) -> InputFormat:
+    if file != STDIN and Path(file).is_dir():
+        return "captions"
+    chosen = Path(file).suffix.lower() if format is None else f".{format.lower()}"
+    if chosen == ".parquet":
+        if file == STDIN:
+            raise InputError("Parquet cannot be read from standard input: name a file", field="--format")
+        return "parquet"
     if format is not None:
         return format_of(f"prompts.{format}")
     return "txt" if file == STDIN else format_of(file)

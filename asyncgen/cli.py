@@ -216,7 +216,8 @@ def batch(
     file: Annotated[
         str,
         typer.Argument(
-            help="A .txt, .csv or .jsonl file of prompts, - for standard input (.txt), or a batch file (.toml, .json)."
+            help="A .txt, .csv, .jsonl or .parquet file of prompts, a folder of caption files, - for standard input, "
+            "or a batch file (.toml, .json)."
         ),
     ],
     style: StyleAxis = None,
@@ -255,7 +256,8 @@ def batch(
     styles: Styles = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the batch. [default: the file's name]")] = None,
     format: Annotated[
-        str | None, typer.Option("--format", help="txt, csv or jsonl, whatever the file is called.")
+        str | None,
+        typer.Option("--format", help="txt, csv, jsonl or parquet, whatever the file's name. [of -: txt]"),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Make a new set beside the one of that name.")] = False,
     retry_failed: RetryFailed = False,

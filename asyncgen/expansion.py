@@ -54,8 +54,8 @@ class Expansion:
         try:
             request = self._matrix.cells[number].request(self._matrix.shared, said_by(row.request))
         except InputError as error:
-            return BadRow(raw.line, error.at(f"{self.name}:{raw.line}"))
-        return Row(raw.line, request, raw.key)
+            return BadRow(raw.line, error.at(row.where or f"{self.name}:{raw.line}"))
+        return Row(raw.line, request, raw.key, row.where)
 
     def _parsed(self, own: RawRow) -> Row | BadRow:
         """The cells of a row come one after the other."""

@@ -140,7 +140,7 @@ class Intake:
             await ports.clock.sleep(0)
 
     def _place(self, prompt: Prompt | Row | BadRow) -> str:
-        return f"{self._name}:{prompt.line}" if isinstance(prompt, Row) else f"prompt {self._read}"
+        return prompt.where or f"{self._name}:{prompt.line}" if isinstance(prompt, Row) else f"prompt {self._read}"
 
     def _request(self, prompt: Prompt | Row | BadRow) -> ImageRequest:
         if isinstance(prompt, BadRow):

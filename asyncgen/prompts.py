@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain, islice
@@ -37,11 +37,15 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request and the number, from 1, of the line it begins at; `key` is that of its `RawRow`."""
+    """A request and the number, from 1, of the line it begins at; `key` is that of its `RawRow`.
+
+    `where` is its place, for errors; None: `file:line`.
+    """
 
     line: int
     request: ImageRequest
     key: bytes | None = dataclasses.field(default=None, compare=False)
+    where: str | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +61,14 @@ class BadRow:
 
 
 def format_of(path: str | Path) -> PromptFormat:
-    """The format of a prompt file by its suffix. Raises `InputError` listing the formats."""
+    """The format of a prompt file of text by its suffix. Raises `InputError` listing all formats."""
     suffix = Path(path).suffix.lower().removeprefix(".")
     for known in get_args(PromptFormat):
         if suffix == known:
             return known  # type: ignore[no-any-return]  # get_args is untyped
     formats = ", ".join(f".{known}" for known in get_args(PromptFormat))
-    raise InputError(f"a prompt file ends in one of {formats}, not in {suffix!r}", where=str(path))
+    message = f"a prompt file ends in one of {formats}, .parquet, or is a folder of captions; not in {suffix!r}"
+    raise InputError(message, where=str(path))
 
 
 class RawRow(NamedTuple):
@@ -115,11 +120,7 @@ class PromptFile:
         """The request of a row."""
         if isinstance(raw, BadRow):
             return raw
-        try:
-            fields = self._made(self._fields(raw.content))
-        except InputError as error:
-            return _bad(error, self.name, raw.line)
-        return _row(fields, self.name, raw)
+        return parsed_row(raw, f"{self.name}:{raw.line}", lambda: self._made(self._fields(raw.content)))
 
     def _txt_rows(self) -> Iterator[RawRow]:
         for number, line in enumerate(self._lines, start=1):
@@ -139,7 +140,7 @@ class PromptFile:
         if header is None:
             return
         try:
-            self._columns = _columns(header, needs_prompt=self._template is None)
+            self._columns = columns_of(header, needs_prompt=self._template is None)
         except InputError as error:
             yield _bad(error, self.name, number, is_header=True)
             return
@@ -189,10 +190,11 @@ def _numbered_csv(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | Input
             yield first_line, cells
 
 
-def _columns(header: list[str] | InputError, *, needs_prompt: bool) -> list[str]:
+def columns_of(header: list[str] | InputError, *, needs_prompt: bool) -> list[str]:
+    """The fields that the columns of a table stand for, variables in their braces. Raises `InputError`."""
     if isinstance(header, InputError):
         raise header
-    columns = [_column(cell.strip()) for cell in header]
+    columns = [column_of(cell.strip()) for cell in header]
     for cell, column in zip(header, columns, strict=True):
         if not column:
             raise _unknown_column(cell.strip())
@@ -203,7 +205,7 @@ def _columns(header: list[str] | InputError, *, needs_prompt: bool) -> list[str]
     return columns
 
 
-def _column(cell: str) -> str:
+def column_of(cell: str) -> str:
     """The field of a column, or its variable in braces; an empty text for neither."""
     name = variable_of(cell)
     return _COLUMNS.get(cell, "") if name is None else f"{{{name}}}"
@@ -224,12 +226,12 @@ def _csv_fields(columns: list[str], cells: list[str]) -> Mapping[str, Any]:
         column: cell.strip() for column, cell in zip(columns, cells, strict=False) if cell.strip()
     }
     if "parameters" in fields:
-        fields["parameters"] = _parsed_json(fields["parameters"], "parameters")
+        fields["parameters"] = parsed_json(fields["parameters"], "parameters")
     return fields
 
 
 def _json_fields(line: str) -> Mapping[str, Any]:
-    value = _parsed_json(line, None)
+    value = parsed_json(line, None)
     if isinstance(value, str):
         return {"prompt": value}
     if not isinstance(value, dict):
@@ -237,21 +239,24 @@ def _json_fields(line: str) -> Mapping[str, Any]:
     return value
 
 
-def _parsed_json(text: str, field: str | None) -> Any:
+def parsed_json(text: str, field: str | None) -> Any:
+    """The value of a JSON text. Raises `InputError` for the field."""
     try:
         return parse_json(text)
     except ValueError as error:
         raise InputError(f"is not valid JSON: {error}", field=field) from None
 
 
-def _row(fields: Mapping[str, Any], name: str, raw: RawRow) -> Row | BadRow:
+def parsed_row(raw: RawRow, where: str, fields: Callable[[], Mapping[str, Any]]) -> Row | BadRow:
+    """The row that these fields make, or what is wrong with them; `where` is its place."""
     try:
-        _check_characters(fields)
-        return Row(raw.line, parse_request(fields), raw.key)
+        said = fields()
+        _check_characters(said)
+        return Row(raw.line, parse_request(said), raw.key, where)
     except InputError as error:
-        return _bad(error, name, raw.line)
+        return BadRow(raw.line, error.at(where))
     except (RecursionError, ValueError):  # pydantic's serializer calls its own depth limit a ValueError
-        return _bad(InputError("is nested too deeply"), name, raw.line)
+        return BadRow(raw.line, InputError("is nested too deeply", where=where))
 
 
 def _bad(error: InputError, name: str, number: int, is_header: bool = False) -> BadRow:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from asyncgen.api import ImageGenerator
-from asyncgen.batch_input import BatchInput, read_input
+from asyncgen.batch_input import opened, read_input
 from asyncgen.display import Display
 from asyncgen.errors import InputError
 from asyncgen.expansion import Expansion, PromptRows
 from asyncgen.intake import BLOCK, IndexedWant, Intake, TakeKept
-from asyncgen.prompts import BadRow, PromptFile, RawRow, Row
+from asyncgen.prompts import BadRow, RawRow, Row
 from asyncgen.records import Want
 from asyncgen.resume import KnownRows, known_rows
 from asyncgen.streams import complain
@@ -108,10 +106,11 @@ class Source:
                 total += sum(kept.values())
                 for row in block:
                     if not (isinstance(row, RawRow) and kept.pop(row.key, 0)):
-                        wants = _planned(intake, file.parse(row), known)
+                        parsed = file.parse(row)
+                        wants = _planned(intake, parsed, known)
                         total += len(wants)
-                        if on_wants is not None and wants:
-                            on_wants(f"{self.name}:{row.line}", wants)
+                        if on_wants is not None and isinstance(parsed, Row) and wants:
+                            on_wants(parsed.where or f"{self.name}:{parsed.line}", wants)
             self._has_id_twice = file.has_id_twice
         return total
 
@@ -173,11 +172,8 @@ class Source:
 
     @contextmanager
     def _open(self, digest: bytes) -> Iterator[_OpenFile]:
-        said, limit = self._input, self._options.limit
-        with _opened(said) as lines, closing(_ids_table()) as ids:
-            file = PromptFile(
-                lines, said.format, said.name, digest, template=said.template, declared=said.axes.variables
-            )
+        limit = self._options.limit
+        with opened(self._input, digest) as file, closing(_ids_table()) as ids:
             if self._matrix is None:
                 yield _OpenFile(file, ids, limit)
             else:
@@ -199,9 +195,9 @@ class _OpenFile:
             return row
         if row.request.id is not None and not self._is_new(row.request.id):
             self.has_id_twice = True
-            return _bad_row(row.line, self._name, "id", "this id is used twice")
+            return _bad_row(row, self._name, "id", "this id is used twice")
         if not row.request.save_to_style:
-            return _bad_row(row.line, self._name, "save_to_style", "a picture in memory can only be had from Python")
+            return _bad_row(row, self._name, "save_to_style", "a picture in memory can only be had from Python")
         return row
 
     def _is_new(self, own_id: str) -> bool:
@@ -233,26 +229,8 @@ def _ids_table() -> sqlite3.Connection:
     return connection
 
 
-def _bad_row(line: int, name: str, field: str, message: str) -> BadRow:
-    return BadRow(line, InputError(message, field=field, where=f"{name}:{line}"))
-
-
-@contextmanager
-def _opened(said: BatchInput) -> Iterator[Iterable[str]]:
-    if said.prompts is not None:
-        yield said.prompts
-        return
-    if said.is_stream:
-        # Not `sys.stdin`, and never closed: the thread that reads it may wait for a line until the process ends.
-        yield open(sys.stdin.fileno(), encoding="utf-8", errors="surrogateescape", newline="", closefd=False)  # noqa: SIM115 - as said
-        return
-    try:
-        with Path(said.file).open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
-            yield lines
-    except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror}): name a .txt, .csv or .jsonl file", where=said.file
-        ) from error
+def _bad_row(row: Row, name: str, field: str, message: str) -> BadRow:
+    return BadRow(row.line, InputError(message, field=field, where=row.where or f"{name}:{row.line}"))
 
 
 def _once(tell: Callable[[InputError], None]) -> Callable[[InputError], None]:

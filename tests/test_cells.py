@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asyncgen
@@ -44,6 +44,7 @@ def test_a_prompt_has_the_same_seeds_in_every_cell_and_another_prompt_has_others
     assert [len(seeds["a fox"]), len(seeds["a fox"] | seeds["an owl"])] == [2, 4]
 
 
+@settings(max_examples=30)
 @given(st.permutations(["1", "4", "16"]), st.permutations(["a fox", "an owl", "a heron"]), st.integers(1, 3))
 def test_neither_the_order_nor_what_else_is_there_changes_an_image(
     styles: list[str], prompts: list[str], seeds: int

@@ -7,8 +7,20 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
-from support import Ran, Remote, account, cli_environment, open_sandbox, sandbox_in_a_thread, settings_for, true_output
+from support import (
+    Ran,
+    Remote,
+    account,
+    cli_environment,
+    open_sandbox,
+    run_cli,
+    sandbox_in_a_thread,
+    settings_for,
+    true_output,
+)
 from typer.testing import CliRunner
 
 import asyncgen
@@ -128,6 +140,67 @@ def test_prompts_may_stand_in_the_batch_file(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps(said))
     assert "b: 2 wanted: 2 new" in cli("batch", "b.json").out
     assert {(line["prompt"], line["seed"]) for line in lines(tmp_path)} == {("a fox", 5), ("an owl", 5)}
+
+
+@pytest.mark.parametrize("matrix", [(), ("--style", "1", "--style", "16")])
+def test_a_folder_of_captions_is_continued_by_what_is_in_its_files(
+    cli: Cli, everywhere: Remote, endpoint: str, tmp_path: Path, matrix: tuple[str, ...]
+) -> None:
+    pets = tmp_path / "pets"
+    (pets / "cats").mkdir(parents=True)
+    (pets / "dog.txt").write_text("a dog")
+    (pets / "cats" / "tom.txt").write_text("a cat\nat home\n")
+    images = 2 if matrix else 1
+    assert f"pets: {2 * images} wanted: {2 * images} new" in cli("batch", "pets", *SIZE, *matrix).out
+    assert {line["prompt"] for line in lines(tmp_path)} == {"a dog", "a cat at home"}
+    assert {str(line["id"]).split("/seed")[0] for line in lines(tmp_path)} == (
+        {f"{name}/{style}/64x64" for name in ("dog", "cats/tom") for style in ("1", "16")}
+        if matrix
+        else {"dog", "cats/tom"}
+    )
+    (pets / "ant.txt").write_text("an ant")
+    ran = cli("batch", "pets", *SIZE, *matrix)
+    assert f"pets: {3 * images} wanted: {images} new, {2 * images} kept" in ran.out, ran
+    (pets / "ant.txt").write_text("")
+    ran = cli("batch", "pets", *SIZE, *matrix)
+    assert (ran.code, "pets/ant.txt:prompt: the prompt is empty" in ran.err) == (2, True), ran
+    assert len(everywhere.books(endpoint)) == 3 * images
+
+
+def test_a_parquet_file_is_made_and_continued(cli: Cli, everywhere: Remote, endpoint: str, tmp_path: Path) -> None:
+    table = pa.table(
+        {"prompt": ["a {color} fox"] * 2, "{color}": ["red", "blue"], "width": [64, 64], "height": [64, 64]}
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    assert "p: 2 wanted: 2 new" in cli("batch", "p.parquet").out
+    assert "p: 2 wanted: 0 new, 2 kept" in cli("batch", "p.parquet").out
+    request = {line["prompt"]: line["request"] for line in lines(tmp_path)}["a red fox"]
+    assert request["template"] == "a {color} fox"  # type: ignore[index]
+    assert request["variables"] == {"color": "red"}  # type: ignore[index]
+    assert len(everywhere.books(endpoint)) == 2
+    ran = cli("batch", "-", "--format", "parquet")
+    assert (ran.code, "cannot be read from standard input" in ran.err) == (2, True), ran
+
+
+def test_standard_input_may_be_of_any_text_format_and_in_a_matrix(
+    everywhere: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    options = ("--size", "64x64", "--style", "1", "--style", "16", "--json")
+    rows = "prompt,{color}\na {color} fox,red\na {colour} owl,blue\n"
+    ran = run_cli(
+        "batch",
+        "-",
+        "--format",
+        "csv",
+        "--skip-bad",
+        *options,
+        cwd=tmp_path,
+        env=account(everywhere, endpoint),
+        stdin=rows,
+    )
+    assert (ran.code, ran.summary["made"]) == (0, 2), ran
+    assert ran.err.count("stdin:3:prompt: there is no variable {colour}") == 1
+    assert {line["prompt"] for line in lines(tmp_path)} == {"a red fox"}
 
 
 @pytest.mark.parametrize(
