@@ -15,6 +15,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     api                       generate_many, stream_many, ImageGenerator
     repair                    an output root made true again, for `asyncgen verify --repair`
     run                       the composition root: wires everything below together
+    steering                  what a command does to the runs that go on
     engine                    bounded fan-out: claims, starts, hands on, stops
     job, slots                one image, from the wish for it to the file; how many jobs are out
     allowance                 what a run may still buy, and on which terms
@@ -31,6 +32,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     ledger, store, intake     durable state, files, prompts in
     rows, schema              the ledger's SQL, and its file
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
+    control                   the socket by which a run is told what to do
     streams                   standard output and standard error, which may fail
     batch_input, batch_file   the options of a command and a batch file put together
     captions, parquet         folders of captions and Parquet files as prompt files
@@ -48,6 +50,8 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     concurrency               the rule of `slots`
     estimate, sampling        what images will take; a few of many, spread over lanes
     queue_model               when `endpoint` should ask for each job, learned from its replies
+    control_messages, selection
+                              what is said there; which images are meant
     styles, loras, prompts, variables, naming, pacing, images, protocol, replies, outputs, lifting, diagnosis, request,
     records, lifecycle, manifest_lines, documents, errors
                               pure, as the line above: values in, values out

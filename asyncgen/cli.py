@@ -467,6 +467,55 @@ def queue_list(
         raise typer.Exit(queue_commands.show_queue(where, realm=_realm(sandbox), batch=batch, jobs=jobs, as_json=json))
 
 
+QueueBatch = Annotated[
+    str | None, typer.Option("--batch", help="The run of this batch. [default: every run of the output root]")
+]
+OfSandbox = Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")]
+
+
+@queue_app.command("pause")
+def queue_pause(batch: QueueBatch = None, out: Out = None, sandbox: OfSandbox = False) -> None:
+    """Have a run send nothing new. What is out is collected, and the run waits."""
+    from asyncgen import queue_commands  # noqa: PLC0415 - as above
+
+    raise typer.Exit(queue_commands.pause_run({"output_root": out}, realm=_realm(sandbox), batch=batch))
+
+
+@queue_app.command("continue")
+def queue_continue(batch: QueueBatch = None, out: Out = None, sandbox: OfSandbox = False) -> None:
+    """Have a paused run go on."""
+    from asyncgen import queue_commands  # noqa: PLC0415 - as above
+
+    raise typer.Exit(queue_commands.continue_run({"output_root": out}, realm=_realm(sandbox), batch=batch))
+
+
+@queue_app.command("cancel")
+def queue_cancel(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="Request ids (img_…), your own ids, or job ids.")
+    ] = None,
+    style: Annotated[str | None, typer.Option("--style", help="What is of this style.")] = None,
+    lora: Annotated[str | None, typer.Option("--lora", help="What loads this LoRA.")] = None,
+    workflow: Annotated[str | None, typer.Option("--workflow", help="What is made by this workflow.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything that is not there yet.")] = False,
+    batch: QueueBatch = None,
+    endpoint: EndpointOption = None,
+    mode: Mode = None,
+    out: Out = None,
+    sandbox: OfSandbox = False,
+) -> None:
+    """Take images back: jobs that are out are cancelled, what was not sent is not sent, rows not read yet included.
+
+    Several options narrow it down. What has ended by then is kept. Without a run this does it itself, and waits until
+    every job has ended. The batch's own command wants them again.
+    """
+    from asyncgen import queue_commands, selection  # noqa: PLC0415 - as above
+
+    wanted = selection.Selection(frozenset(ids or ()), style, lora, workflow)
+    where = {"output_root": out, "endpoint": endpoint, "mode": mode}
+    raise typer.Exit(queue_commands.cancel(where, sandbox=sandbox, batch=batch, wanted=wanted, everything=everything))
+
+
 @app.command()
 def show(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG, JPEG or WebP pictures.")],

@@ -186,6 +186,8 @@ def progress_line(moment: Moment) -> str:
     statistics = moment.statistics
     total = "" if moment.total is None else f"/{moment.total}"
     parts = [f"{statistics.made + statistics.kept + statistics.repeated}{total} done", f"{statistics.failed} failed"]
+    if statistics.paused:
+        parts.insert(0, "paused")
     if statistics.held:
         parts.append(f"{statistics.held} held")
     of_target = "" if statistics.target is None else f" of {statistics.target}"

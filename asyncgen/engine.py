@@ -27,12 +27,13 @@ from asyncgen.errors import (
     StoreError,
 )
 from asyncgen.intake import IndexedWant
-from asyncgen.job import Job, Workbench
+from asyncgen.job import TAKEN_BACK, Job, Workbench
 from asyncgen.lanes import StoppedLane
 from asyncgen.lifecycle import FAILURES, State
 from asyncgen.money import Budget, Price, Spending
-from asyncgen.records import Batch, Item
+from asyncgen.records import Batch, Item, Want
 from asyncgen.results import ImageResult, result_of
+from asyncgen.selection import Selection
 from asyncgen.slots import Slots, WorkerWatch
 from asyncgen.stopping import Stop, StoppedError
 
@@ -42,6 +43,7 @@ Deliver = Callable[[ImageResult], Awaitable[None]]
 #: What stops a run but is no bug: it is raised once everything that is out has been collected.
 _STOPPING_ERRORS: Final = (RunPausedError, BudgetReachedError, StoreError, LedgerError, InputError)
 _SLEPT_SECONDS: Final = 60.0  # the wall clock may be set by less
+_MOST_WITHDRAWALS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Statistics:
     target: int | None = None
     pictures: int = 0
     input_ended: bool = False
+    paused: bool = False
     spending: Spending = field(default_factory=Spending)
     budget: Budget = field(default_factory=lambda: Budget(None))
     price: Price | None = None
@@ -97,6 +100,14 @@ class Statistics:
     def pending(self) -> int:
         """Wanted, and neither there nor settled."""
         return self.wanted - (self.kept + self.repeated + self.made + self.failed + self.held + self.cancelled)
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """What a withdrawal met: jobs that were out, and wanted images that were not sent."""
+
+    out: int
+    unsent: int
 
 
 @dataclass(slots=True)
@@ -123,6 +134,11 @@ class Engine:
         # What landed since the last claim: claimed items of that chunk may still say otherwise.
         self._landed: dict[int, _Flight] = {}
         self._reattached: set[int] = set()
+        self._withdrawals: list[Selection] = []
+        self._only: Selection | None = None  # of what is out, only this is re-attached
+        # What is claimed here is not taken back behind our back: the items of the chunk that is being taken in.
+        self._claims = anyio.Lock(fast_acquire=True)
+        self._chunk: frozenset[int] = frozenset()
         self._error: AsyncgenError | None = None
         self._ahead = self._seconds_ahead()
         self.stop = Stop()
@@ -193,6 +209,57 @@ class Engine:
         """Submit nothing new; `run` returns once what is out has been collected (or cancelled)."""
         self.stop.request()
 
+    # -- commands to a run that goes on --------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Send nothing new until `resume`; what is out is collected."""
+        self.stop.pause()
+        self.statistics.paused = True
+
+    def resume(self) -> None:
+        """Go on sending."""
+        self.stop.resume()
+        self.statistics.paused = False
+
+    async def withdraw(self, selection: Selection) -> Withdrawn:
+        """Take images back for this run: at the platform, before they are sent, and before their rows have been read.
+
+        Returns once every job that was out has been asked to be cancelled. What has ended by then is kept.
+        Raises `InputError` for more withdrawals than a run keeps in mind.
+        """
+        if len(self._withdrawals) >= _MOST_WITHDRAWALS:
+            raise InputError(f"a run takes {_MOST_WITHDRAWALS:,} cancel commands: give several ids at once, or stop it")
+        self._withdrawals.append(selection)
+        jobs = [flight.job for flight in self._flights.values()]
+        meant = [job for job in jobs if selection.matches(job.want, job.item)]
+        out = sum(job.item.state is not State.WANTED for job in meant)
+        async with anyio.create_task_group() as tasks:
+            for job in meant:
+                tasks.start_soon(self._take_back, job.withdraw)
+        async with self._claims:
+            held = self._chunk.union(self._flights)
+            unsent = await self._bench.ledger.cancel_unsent(self._batch, selection.matches, held, TAKEN_BACK)
+        return Withdrawn(out, unsent + len(meant) - out)
+
+    async def take_back(self, selection: Selection, deliver: Deliver) -> Withdrawn:
+        """Instead of `run`: cancel what is out of an earlier run, wait for its end, and take back what was not sent.
+
+        What had ended meanwhile is collected. `statistics` count both.
+        """
+        self._only = selection
+        self._withdrawals.append(selection)
+        await self.run(_nothing(), deliver)
+        unsent = await self._bench.ledger.cancel_unsent(self._batch, selection.matches, (), TAKEN_BACK)
+        return Withdrawn(self.statistics.reattached, unsent)
+
+    def _new_job(self, item: Item, want: Want) -> Job:
+        job = Job(self._bench, item, want, self.stop)
+        job.withdrawn = self._is_withdrawn(item, want)
+        return job
+
+    def _is_withdrawn(self, item: Item, want: Want) -> bool:
+        return any(selection.matches(want, item) for selection in self._withdrawals)
+
     # -- taking in -----------------------------------------------------------------------------------------------
 
     async def _count_earlier_runs(self) -> None:
@@ -205,10 +272,12 @@ class Engine:
     async def _reattach(self, tasks: TaskGroup, run_id: int, deliver: Deliver) -> None:
         """First of all the jobs that an earlier process left out: they are paid for, and their results expire."""
         for item, want in await self._bench.ledger.items_out(self._batch, run_id):
+            if self._only is not None and not self._only.matches(want, item):
+                continue
             self.statistics.reattached += 1
             self._reattached.add(item.id)
             self._slots.take_beyond()  # which keeps new jobs waiting
-            self._launch(tasks, _Flight(Job(self._bench, item, want, self.stop), []), deliver)
+            self._launch(tasks, _Flight(self._new_job(item, want), []), deliver)
 
     async def _take_in(
         self, tasks: TaskGroup, run_id: int, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver
@@ -221,7 +290,9 @@ class Engine:
                 return
             self._landed = {item_id: flight for item_id, flight in self._landed.items() if not flight.places}
             wants, in_work = [wanted.want for wanted in chunk], frozenset(self._flights)
-            items = await self._bench.ledger.claim(self._batch, run_id, wants, in_work)
+            async with self._claims:
+                items = await self._bench.ledger.claim(self._batch, run_id, wants, in_work)
+                self._chunk = frozenset(item.id for item in items)
             first: dict[int, Item] = {}
             for wanted, claimed in zip(chunk, items, strict=True):
                 item = first.setdefault(claimed.id, claimed)
@@ -247,14 +318,19 @@ class Engine:
             root, not_sent = self._bench.store.root, _not_sent(stopped)
             await deliver(result_of(wanted.index, item, wanted.want, root, repeats=item.repeats, not_sent=not_sent))
         else:
+            await self.stop.wait_unpaused()
             with self.stop.interruptible():
                 await self._slots.take()
             await self._allowance.wait_fetchable(self.stop)
-            flight = _Flight(Job(self._bench, item, wanted.want, self.stop), [wanted.index])
+            flight = _Flight(self._new_job(item, wanted.want), [wanted.index])
             self._launch(tasks, flight, deliver)
 
     async def _is_to_be_made(self, wanted: IndexedWant, item: Item) -> bool:
         item.changed = item.changed or item.was_delivered  # there is no file to keep
+        if self._is_withdrawn(item, wanted.want):
+            if item.state is State.WANTED:
+                await self._bench.ledger.record_cancelled_unsent(item, TAKEN_BACK)
+            return False
         if reason := self._reason_to_make_again(item):
             await self._bench.ledger.record_wanted_again(item, wanted.want, reason)
         return item.state in (State.WANTED, State.ACCEPTED, State.STORING)
@@ -410,13 +486,20 @@ class Engine:
         """Take back every job that is out when the stop comes; what is in the air then takes itself back."""
         await self.stop.wait_requested()
         for flight in self._flights.values():
-            tasks.start_soon(self._take_back, flight.job)
+            tasks.start_soon(self._take_back, flight.job.cancel)
 
-    async def _take_back(self, job: Job) -> None:
+    async def _take_back(self, cancel: Callable[[], Awaitable[None]]) -> None:
         try:
-            await job.cancel()
+            await cancel()
         except _STOPPING_ERRORS as error:
             self._stop_for(error)
+
+
+async def _nothing() -> AsyncIterator[list[IndexedWant]]:
+    """An input without a row."""
+    chunks: Sequence[list[IndexedWant]] = ()
+    for chunk in chunks:
+        yield chunk
 
 
 def _not_sent(stopped: StoppedLane) -> Failure:

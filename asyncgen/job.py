@@ -56,6 +56,7 @@ from asyncgen.stopping import Stop, StoppedError
 from asyncgen.store import Store
 
 log = logging.getLogger(__name__)
+TAKEN_BACK: Final = "taken back before it was sent, as told"
 _FETCHES: Final = 3  # of a result that came damaged: fetching is free, buying is not
 _EXAMINED_AT_ONCE: Final = 32 * 1024  # bytes: 0.03 ms
 
@@ -97,8 +98,10 @@ class Job:
         self.delivered: tuple[Picture, ...] = ()
         self.timing = Timing()
         self._out_since: float | None = None  # monotonic seconds; None: it may have ended long ago
-        self._cancel_sent = False
+        self._cancel_sent = self._put_off = False
         self._picture_names: dict[str, str] = {}  # under which input pictures were sent
+        self._waiting: anyio.CancelScope | None = None  # for leave to buy: a withdrawal cuts that short
+        self.withdrawn = False  # its owner no longer wants it
         self._terms: Terms | None = None  # of the job that is out: what it can cost is set aside
         if item.state is State.ACCEPTED:
             self._terms = bench.allowance.take_over(item)
@@ -110,7 +113,14 @@ class Job:
         `StoreError` and `LedgerError` when disk or ledger refuse.
         """
         while step := self._next_step():
-            await step()
+            try:
+                await step()
+            except StoppedError:
+                if self.withdrawn and self.item.state is State.WANTED:
+                    await self._ledger.record_cancelled_unsent(self.item, TAKEN_BACK)
+                elif not self._put_off:
+                    raise
+                self._put_off = False
 
     def _next_step(self) -> Callable[[], Awaitable[None]] | None:
         match self.item.state:
@@ -128,8 +138,7 @@ class Job:
     # -- buy: wanted → submitting → accepted ---------------------------------------------------------------------
 
     async def _buy(self) -> None:
-        allowance = self._bench.allowance
-        terms = await allowance.reserve(self.want.spec, self._stop)
+        terms = await self._leave_to_buy()
         with self._paying(terms):
             try:
                 body = await self._body(terms)
@@ -140,8 +149,24 @@ class Job:
             outcome = await self._bench.endpoint_at(terms.endpoint).submit(body, _Submission(self, terms), self._stop)
         self._look_at(outcome, terms)
 
+    async def _leave_to_buy(self) -> Terms:
+        """Wait until it may be bought. Raises `StoppedError`, for a withdrawal too."""
+        if self.withdrawn:
+            raise StoppedError
+        with anyio.CancelScope() as self._waiting:
+            await self._stop.wait_unpaused()
+            return await self._bench.allowance.reserve(self.want.spec, self._stop)
+        raise StoppedError
+
+    def _check_not_held_back(self) -> None:
+        """What waited for the endpoint may have been paused or withdrawn meanwhile. Raises `StoppedError`."""
+        self._put_off = self._stop.paused and not self._stop.requested
+        if self._put_off or self.withdrawn:
+            raise StoppedError
+
     async def intend(self, terms: Terms) -> None:
-        """The intent, made durable; a submission that was refused for a while may find its lane stopped by now."""
+        """The intent, made durable; a submission that was refused for a while may find that it may not be sent now."""
+        self._check_not_held_back()
         if self._bench.allowance.stop_of(self.want.spec) is not None:
             raise StoppedError
         await self._ledger.record_intent(self.item, terms)
@@ -185,6 +210,7 @@ class Job:
 
     async def intend_retry(self, terms: Terms, ending: Failed) -> None:
         """The intent to have a failed job run again, made durable."""
+        self._check_not_held_back()
         await self._ledger.record_retry_intent(self.item, terms, ending.failure, ending.timing)
 
     async def learn_of_retry(self, outcome: Accepted | Refused | Unknown | Rejected | Missing) -> None:
@@ -257,7 +283,7 @@ class Job:
     async def _result(self, endpoint: Endpoint, place: Place) -> tuple[Picture, ...] | Failed | Cancelled | Missing:
         """The job's pictures, whole and checked, or how it ended without."""
         assert self.item.job_id is not None
-        if self._stop.requested and self._bench.policy.cancel_on_stop:
+        if self.withdrawn or (self._stop.requested and self._bench.policy.cancel_on_stop):
             await self.cancel()
         before_retry = await self._ledger.ends_before_retry(self.item) if self.item.attempts > 1 else ()
         ending = await endpoint.wait_output(
@@ -395,6 +421,16 @@ class Job:
             case Failed(failure):
                 await self._end_with(State.FAILED, failure)
 
+    async def withdraw(self) -> None:
+        """Its owner no longer wants it: it is taken back at the platform where it is out, and not sent where it is not.
+
+        What is being fetched or stored by now is kept.
+        """
+        self.withdrawn = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+        await self.cancel()
+
     async def cancel(self) -> None:
         """Take the job back at the platform, once, if it is out; its polling learns what became of that."""
         item = self.item
@@ -425,7 +461,8 @@ class Job:
         if terms is None or not ending.may_be_retried or terms.endpoint != allowance.endpoint:
             return None
         cut_off = ending.failure.code is FailureCode.TIMED_OUT and allowance.may_take_longer(terms)
-        return None if self._stop.requested or cut_off else terms
+        is_held_back = self._stop.requested or self._stop.paused or self.withdrawn
+        return None if is_held_back or cut_off else terms
 
     async def _retry(self, ending: Failed, terms: Terms) -> None:
         """Have the failed job run again under its id: its input need not be sent a second time."""

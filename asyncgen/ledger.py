@@ -239,6 +239,19 @@ class Ledger:
         failure = Failure(FailureClass.ITEM, FailureCode.CANCELLED, reason)
         await self._move(item, State.CANCELLED, str(failure), failure=failure)
 
+    async def cancel_unsent(
+        self, batch: Batch, is_meant: Callable[[Want, Item], bool], but: Collection[int], reason: str
+    ) -> int:
+        """Take back all that is wanted and meant, but these items (by id), which a run has in hand; how many."""
+        at, after, taken = self._ports.clock.wall(), 0, 0
+        while True:
+            page = partial(rows.cancel_unsent, batch_id=batch.id, after=after, is_meant=is_meant, but=but, at=at)
+            last, count = await self.transact(partial(page, reason=reason))
+            taken += count
+            if last is None:
+                return taken
+            after = last
+
     async def record_ended(self, item: Item, target: State, failure: Failure, timing: Timing) -> None:
         """The job ended without a picture: `target` says where that leads (WANTED buys it again)."""
         await self._move(item, target, str(failure), failure=failure, also=partial(rows.end_job, item, failure, timing))

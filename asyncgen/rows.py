@@ -24,6 +24,7 @@ LAST_JOB: Final = "job.id = (SELECT max(id) FROM job WHERE item_id = item.id)"
 #: with it, and for one that was cancelled no longer than it was there. A wall clock that was set back tells nothing.
 MOST_MS: Final = """coalesce(execution_ms, CASE WHEN outcome = 'cancelled' AND ended_at >= submitted_at
     THEN min(job.execution_timeout_ms, (ended_at - submitted_at) * 1000) ELSE job.execution_timeout_ms END)"""
+_PAGE: Final = 256
 _WITH_PICTURES: Final = (State.STORED, State.STORING)
 _THIS_JOB: Final = "id = (SELECT max(id) FROM job WHERE item_id = ?)"
 _NEVER_LEARNED: Final = (
@@ -277,6 +278,26 @@ def items_out(connection: sqlite3.Connection, batch_id: int, run_id: int) -> lis
 def _out(item: Item, submitted_at: float | None) -> Item:
     item.submitted_at = submitted_at
     return item
+
+
+def cancel_unsent(
+    connection: sqlite3.Connection,
+    *,
+    batch_id: int,
+    after: int,
+    is_meant: Callable[[Want, Item], bool],
+    but: Collection[int],
+    at: float,
+    reason: str,
+) -> tuple[int | None, int]:
+    """A page of `Ledger.cancel_unsent`: the last item that it has looked at, None at the end, and how many it took."""
+    query = "SELECT * FROM item WHERE batch_id = ? AND state = ? AND id > ? ORDER BY id LIMIT ?"
+    found = connection.execute(query, (batch_id, State.WANTED, after, _PAGE)).fetchall()
+    meant = [row["id"] for row in found if row["id"] not in but and is_meant(want_of(row), item_of(connection, row))]
+    failure = Failure(FailureClass.ITEM, FailureCode.CANCELLED, reason)
+    changes = {"state": State.CANCELLED, "state_at": at, "detail": str(failure), **failure_columns(failure)}
+    _update_items(connection, meant, changes)
+    return found[-1]["id"] if found else None, len(meant)
 
 
 def item_of(

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
 
 from asyncgen import naming, protocol
 from asyncgen.allowance import Allowance
+from asyncgen.control import listening, socket_path
 from asyncgen.endpoint import Endpoint, Pace
-from asyncgen.engine import Choices, Deliver, Engine
+from asyncgen.engine import Choices, Deliver, Engine, Withdrawn
 from asyncgen.errors import (
     AsyncgenError,
     Failure,
@@ -48,8 +50,10 @@ from asyncgen.ports import Ports, Transport, TransportError
 from asyncgen.prices import find_price
 from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM, SANDBOX, Batch
+from asyncgen.selection import Selection
 from asyncgen.settings import AUTO, RUNPOD_BASE_URL, Concurrency, Settings, state_folder, user_folder
 from asyncgen.sharing import Sharing
+from asyncgen.steering import Steering
 from asyncgen.store import Store, cannot_write
 from asyncgen.system import real_ports
 from asyncgen.transport import AiohttpTransport, aiohttp_transport
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     from asyncgen.sandbox import SandboxSettings
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: What the ledger calls the address of the sandbox in this process, whatever port it has got this time.
 IN_PROCESS: Final = "sandbox:"
@@ -97,6 +102,7 @@ class Workspace:
     manifest_lock: anyio.Lock = field(default_factory=anyio.Lock)
     endpoints: dict[tuple[str, str, Pace], Endpoint] = field(default_factory=dict)
     batches_in_use: set[int] = field(default_factory=set)
+    runs: dict[int, BatchRun] = field(default_factory=dict)  # those that go on, by their batch
     run_ended: anyio.Event = field(default_factory=anyio.Event)
 
     def endpoint_at(self, address: str, api_key: str, pace: Pace) -> Endpoint:
@@ -121,7 +127,7 @@ class Workspace:
                 raise cannot_write(self.manifest.path, error) from error
 
     @asynccontextmanager
-    async def using(self, batch: Batch) -> AsyncIterator[None]:
+    async def using(self, batch: Batch, run: BatchRun) -> AsyncIterator[None]:
         """Two runs over one batch at the same time would buy everything twice. Raises `LedgerLockedError`."""
         with anyio.move_on_after(_LEAVING_SECONDS):  # a stream that somebody breaks out of ends a moment later
             while batch.id in self.batches_in_use:
@@ -129,10 +135,12 @@ class Workspace:
         if batch.id in self.batches_in_use:
             raise LedgerLockedError(f"the batch {batch.name!r} is being run already in this process: wait for its end")
         self.batches_in_use.add(batch.id)
+        self.runs[batch.id] = run
         try:
             yield
         finally:
             self.batches_in_use.discard(batch.id)
+            del self.runs[batch.id]
             self.run_ended.set()
 
     async def wait_unused(self) -> None:
@@ -154,12 +162,20 @@ class BatchRun:
         self.statistics = engine.statistics
         self.request_stop = engine.request_stop
         self.take_kept = engine.take_kept
+        self.pause, self.resume, self.withdraw = engine.pause, engine.resume, engine.withdraw
 
     async def run(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         """See `Engine.run`. The manifest is brought up to date whatever happens."""
-        async with self.workspace.using(self.batch), self.workspace.sharing.in_use():
+        await self._owning(partial(self._run_ordered, chunks, deliver))
+
+    async def take_back(self, selection: Selection, deliver: Deliver) -> Withdrawn:
+        """See `Engine.take_back`."""
+        return await self._owning(partial(self._engine.take_back, selection, deliver))
+
+    async def _owning(self, work: Callable[[], Awaitable[T]]) -> T:
+        async with self.workspace.using(self.batch, self), self.workspace.sharing.in_use():
             try:
-                await self._run_ordered(chunks, deliver)
+                result = await work()
             except BaseException as error:
                 await self._update_manifest_after(error)
                 if isinstance(error, BaseExceptionGroup):
@@ -167,6 +183,7 @@ class BatchRun:
                 raise
             with anyio.CancelScope(shield=True):
                 await self.workspace.update_manifest()
+            return result
 
     async def _run_ordered(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         if self._keep_order:
@@ -448,7 +465,11 @@ async def _workspace(root: Path, ledger_path: Path, sandbox: SandboxSettings | N
         stack.push_async_callback(ledger.close)
         await _in_background(stack, ledger.run_writer)
         manifest, sharing = Manifest(ports, ledger, root), await _sharing(stack, ports)
-        yield Workspace(root, ledger_path, ports, ledger, Store(ports, root), manifest, sandbox_base_url, sharing)
+        store = Store(ports, root)
+        workspace = Workspace(root, ledger_path, ports, ledger, store, manifest, sandbox_base_url, sharing)
+        commands = listening(socket_path(ledger_path, state_folder()), Steering(workspace.runs).handle, ports.clock)
+        await stack.enter_async_context(commands)
+        yield workspace
 
 
 async def _sharing(stack: AsyncExitStack, ports: Ports) -> Sharing:

@@ -1,4 +1,4 @@
-"""Asking a run to stop: waits that hold nothing paid for end at once, everything else runs to its end."""
+"""Asking a run to stop or to pause: waits that hold nothing paid for end at once, everything else runs to its end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ class StoppedError(Exception):
 
 
 class Stop:
-    """One run's stop request. Once made it stays made."""
+    """One run's stop request, which stays made once it is, and whether the run is paused."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.paused = False
+        self._continued = anyio.Event()
         self._waiting: dict[int, anyio.CancelScope] = {}
         self._entered = 0
         self._event = anyio.Event()
@@ -31,6 +32,22 @@ class Stop:
         self._event.set()
         for scope in list(self._waiting.values()):
             scope.cancel()
+
+    def pause(self) -> None:
+        """Send nothing new until `resume`."""
+        if not self.paused:
+            self.paused, self._continued = True, anyio.Event()
+
+    def resume(self) -> None:
+        """Go on."""
+        self.paused = False
+        self._continued.set()
+
+    async def wait_unpaused(self) -> None:
+        """Return once the run is not paused. Raises `StoppedError`."""
+        while self.paused:
+            with self.interruptible():
+                await self._continued.wait()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -1,0 +1,69 @@
+"""What a command does to the runs of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from asyncgen.control_messages import Command, Verb
+from asyncgen.engine import Statistics, Withdrawn
+from asyncgen.errors import InputError
+from asyncgen.records import Batch
+from asyncgen.selection import Selection
+
+
+class Steered(Protocol):
+    """A run that goes on, as far as commands concern it."""
+
+    batch: Batch
+    statistics: Statistics
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    async def withdraw(self, selection: Selection) -> Withdrawn: ...
+
+
+class Steering:
+    """Carries commands out. `runs` are those that go on, by the id of their batch, and change while they do."""
+
+    def __init__(self, runs: Mapping[int, Steered]) -> None:
+        self._runs = runs
+
+    async def handle(self, command: Command) -> Mapping[str, Any]:
+        """Carry one out; what it did, once it is in effect or durable. Raises `InputError` where it cannot be."""
+        if command.verb is Verb.STATE:
+            return {"runs": [_state(run) for run in self._runs.values()]}
+        runs = self._meant(command.batch)
+        match command.verb:
+            case Verb.PAUSE:
+                for run in runs:
+                    run.pause()
+            case Verb.CONTINUE:
+                for run in runs:
+                    run.resume()
+            case Verb.CANCEL:
+                met = [await run.withdraw(command.selection) for run in runs]
+                return {"out": sum(one.out for one in met), "unsent": sum(one.unsent for one in met)}
+            case _:
+                raise InputError(f"{command.verb} is not known here")
+        return {"batches": [run.batch.name for run in runs]}
+
+    def _meant(self, batch: str | None) -> list[Steered]:
+        found = [run for run in self._runs.values() if batch in (None, run.batch.name)]
+        if not found:
+            going_on = ", ".join(run.batch.name for run in self._runs.values()) or "none"
+            raise InputError(f"no run of the batch {batch or 'any'!r} goes on in this process; there is: {going_on}")
+        return found
+
+
+def _state(run: Steered) -> dict[str, Any]:
+    s = run.statistics
+    return {
+        "batch": run.batch.name,
+        "paused": s.paused,
+        "out": s.out,
+        "waiting_for_budget": s.waiting,
+        "made": s.made,
+        "failed": s.failed,
+        "cancelled": s.cancelled,
+    }
