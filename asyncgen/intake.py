@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
@@ -148,13 +149,24 @@ class Intake:
         request = prompt.request if isinstance(prompt, Row) else prompt
         if not self._shared:
             return parse_request(request)
-        return parse_request({**self._shared, **_fields(request)})
+        if isinstance(request, str):
+            return parse_request({**self._shared, "prompt": request})
+        own = parse_request(request)
+        if (shared := self._checked) is None:
+            return parse_request({**self._shared, **_fields(own)})
+        return own.model_copy(update={name: shared[name] for name in shared.keys() - own.model_fields_set})
+
+    @cached_property
+    def _checked(self) -> Mapping[str, Any] | None:
+        """The shared fields, checked by themselves: each request need not check them again. None: they are wrong."""
+        try:
+            checked = parse_request({"prompt": "any", **self._shared})
+        except InputError:
+            return None  # whoever checks them with a request says so with its place
+        return {name: getattr(checked, name) for name in self._shared}
 
 
-def _fields(prompt: Prompt) -> Mapping[str, Any]:
-    if isinstance(prompt, str):
-        return {"prompt": prompt}
-    request = parse_request(prompt)
+def _fields(request: ImageRequest) -> Mapping[str, Any]:
     return {name: getattr(request, name) for name in request.model_fields_set}
 
 

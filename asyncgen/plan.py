@@ -6,10 +6,10 @@ found here, before anything is recorded or sent.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -47,6 +47,7 @@ _FILLED: Final = (
 _OWN: Final = frozenset(
     {"id", "prompt", "seed", "images", "filename", "save_to_style", *INPUT_PICTURES, *RECORD_FIELDS}
 )
+_RECIPE_VALUES: Final = attrgetter(*(name for name in ImageRequest.model_fields if name not in {*_OWN, "parameters"}))
 _MOST_RECIPES: Final = 4096
 
 
@@ -87,7 +88,7 @@ class Planner:
         self._model_urls = {with_suffix(name): url for name, url in (model_urls or {}).items()}
         self._max_result_bytes = max_result_bytes
         self._templates: dict[str, Template] = {}
-        self._recipes: dict[str, _Recipe] = {}
+        self._recipes: dict[tuple[object, ...], _Recipe] = {}
         self._warned: set[str] = set()
 
     def template(self, name: str | None = None) -> Template:
@@ -144,8 +145,7 @@ class Planner:
         return replace(recipe.spec, prompt=request.prompt, prompt_sent=prompt_sent)
 
     def _recipe(self, request: ImageRequest, style: Style | None) -> _Recipe:
-        said = {name: value for name, value in request.said().items() if name not in _OWN}
-        key = json.dumps(said, sort_keys=True)
+        key = _recipe_key(request)
         recipe = self._recipes.get(key)
         if recipe is None or recipe.style is not style:
             recipe = _Recipe(style, self._checked_spec(request, style))
@@ -236,6 +236,12 @@ class Planner:
             info = self._styles.get_lora_info(lora.name)
             if url := self._model_urls.get(lora.name) or (info.s3_url if info else None):
                 yield lora.name, url
+
+
+def _recipe_key(request: ImageRequest) -> tuple[object, ...]:
+    """Equal for requests that differ only in `_OWN`. A parameter's type counts: 1 and true are equal, and not alike."""
+    parameters = tuple((name, type(value), value) for name, value in sorted(request.parameters.items()))
+    return (parameters, *_RECIPE_VALUES(request))
 
 
 def _first(said: Any, style: Style | None, attribute: str | None, usual: Any) -> Any:

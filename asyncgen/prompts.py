@@ -31,6 +31,7 @@ PromptFormat: TypeAlias = Literal["txt", "csv", "jsonl"]
 
 # Text encoders take tabs and line ends as spaces; any other control character is an accident, and NUL breaks programs.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_NUMBERS: Final = frozenset({int, float, bool})
 _CELL_END: Final = "\x1f"  # which no cell of a row that is right can hold
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
@@ -266,6 +267,8 @@ def _bad(error: InputError, name: str, number: int, is_header: bool = False) -> 
 def _check_characters(fields: Mapping[str, Any]) -> None:
     """Refuse what cannot be stored or shown: bytes that are not UTF-8, and control characters."""
     for field, value in fields.items():
+        if type(value) in _NUMBERS and field.isascii():
+            continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         if _SURROGATE.search(field) or _SURROGATE.search(text):
             raise InputError("is not UTF-8: save the file in that encoding", field=ascii(field)[1:-1])

@@ -72,10 +72,15 @@ class Want:
     fixed_seed: int | None  # None: the ledger keeps the seed it drew the first time
     item_id: int | None = None  # the item it was recorded as, for a want that comes from the ledger itself
     row_key: bytes | None = None  # a hash of its row in a prompt file and of all else that decides what the row wants
-    spec_json: str = field(init=False, compare=False, repr=False)
+    _spec_json: str | None = field(default=None, init=False, compare=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "spec_json", self.spec.to_json())
+    @property
+    def spec_json(self) -> str:
+        """Its spec as the ledger keeps it; written when it is first asked for, which nobody may."""
+        if self._spec_json is None:
+            object.__setattr__(self, "_spec_json", self.spec.to_json())
+        assert self._spec_json is not None
+        return self._spec_json
 
     @property
     def fingerprint(self) -> bytes:

@@ -31,6 +31,7 @@ from asyncgen.errors import InputError
 
 #: Part of every key: raise it when the content of keys changes, and teach the ledger to read the old ones.
 KEY_VERSION: Final = 1
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 RANDOM_SEED: Final = -1
 MAX_SEED: Final = 2**64 - 1
 INPUT_PICTURES: Final = ("init_image", "mask_image", "pose_image")
@@ -253,7 +254,7 @@ def _content(request: ImageRequest) -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _CANONICAL.encode(value)
 
 
 def _explained(error: ValidationError) -> InputError:
