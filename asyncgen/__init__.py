@@ -9,6 +9,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     queue_commands, cost_commands
                               `asyncgen queue` and `asyncgen cost`
     showing                   `asyncgen show`
+    pilot, contact_sheet      a few images first, and how they look
     plan_display, planning    what a batch would do, found out without doing it
     source, console           a batch's input; what is printed where
     display, check, exits     what a run shows; what is looked at before; exit codes

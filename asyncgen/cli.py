@@ -24,7 +24,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 all done; 1 some images failed; 2 bad input (of a file nothing was sent, a stream keeps what "
     "it has made); 3 stopped, work is pending; 4 the account refuses work, everything is pending; 5 submissions are "
     "held whose outcome is unknown; 6 the ledger, the output folder, the network or standard output cannot be used; "
-    "7 the budget is used up, the rest is pending; 70 a bug of asyncgen's.",
+    "7 the budget is used up, the rest is pending; 8 the pilot is done, the rest awaits a yes; 70 a bug of asyncgen's.",
 )
 styles_app = typer.Typer(invoke_without_command=True, help="List the styles of the registry, or show one.")
 app.add_typer(styles_app, name="styles")
@@ -264,6 +264,16 @@ def batch(
     rebuy_changed: RebuyChanged = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip and count rows that are wrong.")] = False,
+    pilot: Annotated[
+        int | None,
+        typer.Option(
+            "--pilot",
+            min=1,
+            max=1000,
+            help="Make so many images first, spread over all lanes, and ask before the rest.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Go on after the pilot without asking.")] = False,
     sandbox: Sandbox = False,
     metadata: Metadata = None,
     on_stop: Stop = None,
@@ -731,6 +741,8 @@ def _batch_options(given: dict[str, Any]) -> Any:
         retry_failed=given["retry_failed"],
         rebuy_changed=given["rebuy_changed"],
         model_urls=given["model_url"] or (),
+        pilot=given["pilot"],
+        yes=given["yes"],
     )
 
 

@@ -15,13 +15,14 @@ from anyio.abc import TaskGroup
 
 from asyncgen import display, logs
 from asyncgen.api import ImageGenerator
-from asyncgen.console import ask, can_ask, with_exit_code
+from asyncgen.console import ask, can_ask, print_json, with_exit_code
 from asyncgen.display import Display, Moment
 from asyncgen.engine import Statistics
 from asyncgen.errors import AsyncgenError, InputError, LedgerError
 from asyncgen.exits import Exit, of_run
 from asyncgen.intake import IndexedWant, Intake, TakeKept
 from asyncgen.library import read_object_info
+from asyncgen.pilot import Piloted, choose, contact_sheet, measured, pilot_fields, show_pilot
 from asyncgen.plan_display import print_report, show_report
 from asyncgen.planning import Assumed, Question, bought_fates, surveyed
 from asyncgen.records import Batch
@@ -33,6 +34,7 @@ from asyncgen.settings import Settings, load_settings
 from asyncgen.source import Source, SourceOptions
 from asyncgen.streams import complain
 
+_CHUNK: Final = 32
 _LEVELS: Final = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
 
@@ -59,6 +61,8 @@ class BatchOptions:
     retry_failed: bool
     rebuy_changed: bool
     model_urls: Sequence[str]  # NAME=URL each
+    pilot: int | None = None  # so many images first
+    yes: bool = False
 
 
 @with_exit_code
@@ -74,9 +78,16 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
             total = source.validate(generator, shown, name)
             if total is None:
                 return Exit.BAD_INPUT
+    new_set = options.again
+    if options.pilot is not None:
+        piloted = _run_pilot(setup, options, generator, source)
+        if isinstance(piloted, Exit):
+            return piloted
+        name, new_set = piloted, False  # which the pilot has begun
+    with _shown(setup, generator.settings) as shown:
         job = _RunPlan(
             name=name,
-            new_set=options.again,
+            new_set=new_set,
             retry_failed=options.retry_failed,
             rebuy_changed=options.rebuy_changed,
             total=total,
@@ -85,6 +96,54 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
         )
         ended = anyio.run(_execute, generator, job, shown)
     return _settle_held(setup, options.model_urls, ended)
+
+
+def _run_pilot(setup: Setup, options: BatchOptions, generator: ImageGenerator, source: Source) -> str | Exit:
+    """The pilot, and the question whether the rest is to be made: the batch's name where it is, else an exit code."""
+    assert options.pilot is not None
+    results: list[ImageResult] = []
+    with _shown(setup, generator.settings) as shown:
+        chosen = choose(generator, source, options.pilot)
+        job = _RunPlan(
+            name=options.name or source.batch_name,
+            new_set=options.again,
+            retry_failed=options.retry_failed,
+            rebuy_changed=options.rebuy_changed,
+            total=len(chosen.wanted),
+            chunks=lambda _: _in_chunks(chosen.wanted),
+            landed=results.append,
+        )
+        ended = anyio.run(_execute, generator, job, shown)
+    if ended.code not in (Exit.DONE, Exit.SOME_FAILED, Exit.HELD):
+        return ended.code
+    made, name = sum(result.ok for result in results), ended.batch.name
+    workers = len(ended.statistics.spending.first_delay_ms) or None
+    question = _question(generator, replace(options, name=name, again=False), Assumed(workers=workers))
+    workspace, target = generator.workspace, generator.target
+    question = replace(question, ledger_path=workspace.ledger_path, realm=target.realm, price=target.price)
+    with surveyed(question) as rest:
+        sheet = contact_sheet(workspace.root, name, results)
+        piloted = Piloted(name, chosen, made, sheet, measured(generator, name, chosen), rest)
+        if setup.as_json:
+            print_json(pilot_fields(piloted))
+        elif setup.verbosity >= 0:
+            show_pilot(piloted)
+    if rest.to_make == 0 or made == 0:  # where none of a sample can be made, the rest is not tried
+        return ended.code
+    is_asked = not (options.yes or setup.as_json or setup.verbosity < 0) and can_ask()
+    if options.yes or (is_asked and ask(f"make the other {rest.to_make} images?")):
+        return name
+    complain(f"the rest awaits a yes: the same command with --yes{_instead_of_again(options, name)} makes it")
+    return Exit.PILOT
+
+
+def _instead_of_again(options: BatchOptions, name: str) -> str:
+    return f" --name {name}, and without --again," if options.again else ""
+
+
+async def _in_chunks(wanted: Sequence[IndexedWant]) -> AsyncGenerator[list[IndexedWant], None]:
+    for begin in range(0, len(wanted), _CHUNK):
+        yield list(wanted[begin : begin + _CHUNK])
 
 
 @with_exit_code
@@ -141,6 +200,8 @@ def _question(generator: ImageGenerator, options: BatchOptions, assumed: Assumed
         generator,
         source,
         options.name or source.batch_name,
+        generator.ledger_path,
+        generator.realm,
         bought_fates(
             retry_failed=options.retry_failed,
             rebuy_changed=options.rebuy_changed,
@@ -196,6 +257,7 @@ class _RunPlan:
     rebuy_changed: bool = False
     must_exist: bool = False
     skipped: Callable[[], int] = lambda: 0
+    landed: Callable[[ImageResult], object] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +283,7 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
         def moment() -> Moment:
             return Moment(run.statistics, total, clock.now() - began, job.skipped())
 
-        watch = _Watch(run, shown)
+        watch = _Watch(run, shown, job.landed)
         watch.stop_if_unseen()
         error: AsyncgenError | None = None
         async with anyio.create_task_group() as tasks:
@@ -268,8 +330,8 @@ def _recorded_total(generator: ImageGenerator, job: _RunPlan) -> int:
 class _Watch:
     """What goes on beside a run: signals, and the progress display."""
 
-    def __init__(self, run: BatchRun, shown: Display) -> None:
-        self._run, self._shown = run, shown
+    def __init__(self, run: BatchRun, shown: Display, landed: Callable[[ImageResult], object]) -> None:
+        self._run, self._shown, self._landed = run, shown, landed
         self.stopping = self.stopped_now = False
         self.held_ids: set[str] = set()
 
@@ -306,6 +368,7 @@ class _Watch:
         if result.status == "held":
             self.held_ids.add(result.request_id)
         self._shown.landed(result)
+        self._landed(result)
         self.stop_if_unseen()
 
 

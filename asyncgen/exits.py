@@ -19,6 +19,7 @@ class Exit(IntEnum):
     HELD = 5  # submissions are held whose outcome was never learned
     UNUSABLE = 6  # the ledger, the output folder, the network, or a reading command's standard output cannot be used
     BUDGET = 7  # the budget is used up; what it held back is pending
+    PILOT = 8  # the pilot is done, the rest awaits a yes
     BUG = 70  # EX_SOFTWARE: a bug of ours
 
 

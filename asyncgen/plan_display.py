@@ -107,9 +107,9 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         )
     if known and found.worker_seconds is not None:
         of_known = "" if not found.jobs_unknown else f", of the {known} that are known"
-        yield f"GPU time {_range(found.worker_seconds, duration)}{of_known}"
+        yield f"GPU time {range_text(found.worker_seconds, duration)}{of_known}"
         if found.seconds is not None:
-            yield f"on {found.workers} workers {_range(found.seconds, duration)}, their cold starts apart"
+            yield f"on {found.workers} workers {range_text(found.seconds, duration)}, their cold starts apart"
         else:
             yield "so long on one worker; divide by as many as work at once (--workers N)"
         yield _cost_line(found)
@@ -145,24 +145,25 @@ def _cost_line(found: Estimate) -> str:
     if found.price is None or found.usd is None:
         return "cost: unpriced (--usd-per-second or --gpu names a price)"
     of_price = f"at ${found.price.usd_per_second:g} a second ({found.price.source})"
-    return f"cost {_range(found.usd, dollars)} {of_price}"
+    return f"cost {range_text(found.usd, dollars)} {of_price}"
 
 
 def _cold_start_line(found: Estimate) -> str:
     beside = f"beside it each worker that starts is paid for its cold start and {IDLE_TAIL_SECONDS:g} s of idling"
     if found.cold_start is None:
         return f"{beside}; how long one takes here is unknown"
-    in_money = "" if found.overhead_usd_each is None else f", {_range(found.overhead_usd_each, dollars)}"
-    return f"{beside}: {_range(found.cold_start, duration)} from the first delays of workers{in_money}"
+    in_money = "" if found.overhead_usd_each is None else f", {range_text(found.overhead_usd_each, dollars)}"
+    return f"{beside}: {range_text(found.cold_start, duration)} from the first delays of workers{in_money}"
 
 
 def _lane_row(lane: LaneEstimate) -> tuple[str | None, ...]:
     each, total = lane.seconds_each, lane.seconds
-    basis = f"{lane.jobs_seen} jobs before" if lane.basis is Basis.HISTORY else str(lane.basis)
+    jobs = "1 job" if lane.jobs_seen == 1 else f"{lane.jobs_seen} jobs"
+    basis = f"{jobs} before" if lane.basis is Basis.HISTORY else str(lane.basis)
     return (
         str(lane.jobs),
-        None if each is None else _range(each, duration),
-        None if total is None else _range(total, duration),
+        None if each is None else range_text(each, duration),
+        None if total is None else range_text(total, duration),
         basis,
         str(lane.work),
     )
@@ -172,7 +173,8 @@ def _sample_row(shown: Shown) -> tuple[str | None, ...]:
     return shown.place, f"{shown.body_bytes:,}", ", ".join(shown.loras) or None, shown.prompt
 
 
-def _range(span: Span, text: Callable[[float], str]) -> str:
+def range_text(span: Span, text: Callable[[float], str]) -> str:
+    """A range of seconds or dollars in words; one figure where both ends read alike."""
     low, likely, high = text(span.low), text(span.likely), text(span.high)
     return likely if low == high else f"{low} to {high}, likely {likely}"
 

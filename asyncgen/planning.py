@@ -19,7 +19,7 @@ from typing import Final
 from asyncgen.api import ImageGenerator
 from asyncgen.errors import InputError
 from asyncgen.estimate import Estimate, Work, estimate, jobs_that_fit, work_of
-from asyncgen.money import dollars
+from asyncgen.money import Price, dollars
 from asyncgen.outlook import BLOCK, Fate, Outlook, looking
 from asyncgen.plan import Planner
 from asyncgen.prices import price_named
@@ -58,13 +58,17 @@ class Shown:
 class Question:
     """A batch to be looked at. `new_set`: a new one whatever there is. `buys` are the fates whose images are made.
 
-    `stopped_by` is what is wrong with every row, options or workflow; then rows are only read.
+    `price` is the endpoint's, where it has been asked for. `stopped_by` is what is wrong with every row, options or
+    workflow; then rows are only read.
     """
 
     generator: ImageGenerator
     source: Source
     batch: str
+    ledger_path: Path
+    realm: str
     buys: Collection[Fate]
+    price: Price | None = None
     new_set: bool = False
     skip_bad: bool = False
     assumed: Assumed = Assumed()
@@ -265,7 +269,7 @@ def surveyed(question: Question) -> Iterator[Report]:
 
 def _looking(question: Question) -> AbstractContextManager[Outlook]:
     name = None if question.new_set else question.batch
-    return looking(question.generator.ledger_path, name, question.generator.realm)
+    return looking(question.ledger_path, name, question.realm)
 
 
 def _of_stopped(question: Question, problems: _Problems) -> Report:
@@ -275,7 +279,7 @@ def _of_stopped(question: Question, problems: _Problems) -> Report:
     question.source.look_for_bad_rows(problems.add)
     return Report(
         batch=question.batch,
-        realm=question.generator.realm,
+        realm=question.realm,
         is_new=False,
         fates=None,
         to_make=0,
@@ -307,7 +311,7 @@ def _report(question: Question, outlook: Outlook, known: Outlook | None, problem
     survey.fates[Fate.KEPT] += total - survey.fates.total()
     if total == 0 and not bad_rows:
         problems.add(InputError("there is no prompt in it", where=question.source.name))
-    price = price_named(settings.usd_per_second, settings.gpu)
+    price = question.price or price_named(settings.usd_per_second, settings.gpu)
     found = estimate(
         survey.works,
         outlook.history(survey.works),

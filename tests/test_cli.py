@@ -447,6 +447,16 @@ def test_a_yes_sends_again_what_was_asked_about_and_nothing_else(
     assert states(tmp_path / "out") == {"unknown": 1, "stored": 3, "wanted": 2}
 
 
+@pytest.mark.parametrize(("answer", "code", "made"), [("y\n", 0, 3), ("n\n", 8, 1)])
+def test_somebody_at_a_terminal_is_asked_after_a_pilot(
+    sandbox: Remote, endpoint: str, tmp_path: Path, answer: str, code: int, made: int
+) -> None:
+    file = write(tmp_path / "p.txt", prompts(3))
+    ran = answered(tmp_path, sandbox, endpoint, "batch", file, *SIZE, "--out", "out", "--pilot", "1", answer=answer)
+    assert (ran.code, "make the other 2 images?" in ran.out, "contact sheet: " in ran.out) == (code, True, True), ran
+    assert states(tmp_path / "out") == {"stored": made}
+
+
 @pytest.mark.parametrize("answer", ["n\n", "\x04", signal.SIGINT])
 def test_whatever_is_no_yes_leaves_them_held(
     cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path, answer: str | signal.Signals

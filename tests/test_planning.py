@@ -20,6 +20,8 @@ from support import (
     open_sandbox,
     prompts,
     sandbox_in_a_thread,
+    size_of,
+    states,
     wired,
 )
 from typer.testing import CliRunner
@@ -216,3 +218,66 @@ async def test_it_works_beside_a_run(run: Cli, tmp_path: Path) -> None:
         file = write(tmp_path / "set.jsonl", ["a fox", "a bear"])
         found = planned(run, file, *SIZE)  # whoever has the ledger open for writing is not in its way
         assert (found["images"]["kept"], found["images"]["new"]) == (1, 1)
+
+
+# -- a pilot --------------------------------------------------------------------------------------------------------
+
+
+def piloted(run: Cli, *arguments: str, code: int = 8) -> dict[str, Any]:
+    ran = run("batch", *arguments, *SIZE, "--json")
+    assert ran.code == code, ran
+    (found,) = [line for line in ran.json if line["event"] == "pilot"]
+    return found
+
+
+def rows_of_three_lanes() -> list[dict[str, Any]]:
+    return [{"prompt": f"study {n}", "style": style} for style in ("1", "16") for n in range(6)] + [
+        {"prompt": f"small study {n}", "style": "1", "width": 32} for n in range(2)
+    ]
+
+
+def test_a_pilot_covers_every_lane_and_its_images_are_part_of_the_set(run: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "set.jsonl", rows_of_three_lanes())
+    found = piloted(run, file, "--pilot", "4", "--usd-per-second", "0.001")
+    assert (found["images"], found["made"], found["lanes"], found["lanes_covered"]) == (4, 4, 3, 3)
+    assert sum(lane["images"] for lane in found["measured"]) == 4
+    assert (found["to_make"], found["estimate"]["jobs_unknown"]) == (10, 0)
+    assert found["estimate"]["usd"]["likely"] > 0
+    assert size_of(Path(found["contact_sheet"]).read_bytes())[0] > 240
+    again = piloted(run, file, "--pilot", "4")  # the same four: nothing is bought
+    assert (again["made"], again["to_make"]) == (4, 10)
+    rest = run("batch", file, *SIZE, "--pilot", "4", "--yes", "--json")
+    assert rest.code == 0
+    assert (rest.summary["new"], rest.summary["kept"], rest.summary["made"]) == (10, 4, 10)
+    assert states(tmp_path / "out") == {"stored": 14}
+
+
+def test_a_pilot_is_drawn_by_content_so_moved_rows_buy_nothing(run: Cli, tmp_path: Path) -> None:
+    rows = rows_of_three_lanes()
+    piloted(run, write(tmp_path / "set.jsonl", rows), "--pilot", "5")
+    piloted(run, write(tmp_path / "set.jsonl", rows[::-1]), "--pilot", "5")
+    assert states(tmp_path / "out") == {"stored": 5}
+
+
+def test_nothing_more_is_bought_after_a_pilot_without_a_picture_though_told_to_go_on(
+    run: Cli, sandbox: Remote, tmp_path: Path
+) -> None:
+    sandbox.add(fault("failed:missing_model"))
+    file = write(tmp_path / "set.jsonl", rows_of_three_lanes())
+    found = piloted(run, file, "--pilot", "3", "--yes", code=1)
+    assert (found["made"], found["contact_sheet"]) == (0, None)
+    assert states(tmp_path / "out") == {"failed": 3}
+
+
+def test_a_pilot_of_another_set_goes_on_with_that_set(run: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "set.jsonl", prompts(3))
+    run("batch", file, *SIZE)
+    stopped = run("batch", file, *SIZE, "--again", "--pilot", "1")
+    assert stopped.code == 8
+    assert "--name set-2" in stopped.err
+    assert run("batch", file, *SIZE, "--name", "set-2", "--pilot", "1", "--yes").code == 0
+    assert states(tmp_path / "out") == {"stored": 6}
+
+
+def test_a_stream_cannot_be_piloted(run: Cli) -> None:
+    assert run("batch", "-", *SIZE, "--pilot", "1").code == 2
