@@ -12,7 +12,8 @@ from .points import CRASH_POINTS
 
 #: With fewer seeds than this a rare accident may be missing.
 ENOUGH_SEEDS = 2000
-_ONLY_BY_COMMAND = {"stored -> lost"}  # `asyncgen verify --repair`
+# `asyncgen verify --repair`, `asyncgen adopt`, `asyncgen queue cancel`
+_ONLY_BY_COMMAND = {"stored -> lost", "wanted -> stored", "wanted -> cancelled"}
 _ENDINGS = (
     "ended", "stopped", "cancelled", "crashed", "RunPausedError", "BudgetReachedError", "StoreError", "LedgerError",
 )  # fmt: skip
