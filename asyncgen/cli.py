@@ -540,6 +540,22 @@ def show(
     raise typer.Exit(showing.show_files(files, as_json=json))
 
 
+@queue_app.command("urgent")
+def queue_urgent(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Your own ids, or request ids (img_…).")],
+    batch: QueueBatch = None,
+    out: Out = None,
+    sandbox: OfSandbox = False,
+) -> None:
+    """Have a run start these images before all others that it has not started.
+
+    What it has read ahead comes next, after at most 32 that are on their way; what it has not read yet, once it has.
+    """
+    from asyncgen import queue_commands  # noqa: PLC0415 - as above
+
+    raise typer.Exit(queue_commands.prefer({"output_root": out}, realm=_realm(sandbox), batch=batch, ids=ids))
+
+
 @app.command()
 def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, and buy nothing.")] = False,

@@ -166,6 +166,15 @@ class Ledger:
             for row in found
         ]
 
+    async def keys_of(self, batch: Batch, ids: Collection[str]) -> set[bytes]:
+        """The content keys of a batch's items that have one of these request ids or ids of their owner's."""
+        query = (
+            "SELECT content_key FROM item WHERE batch_id = ?1 AND (request_id IN (SELECT value FROM json_each(?2)) "
+            "OR json_extract(said, '$.id') IN (SELECT value FROM json_each(?2)))"
+        )
+        parameters = (batch.id, json.dumps(list(ids)))
+        return {row[0] for row in await self.transact(lambda c: c.execute(query, parameters).fetchall())}
+
     # -- what is bought ------------------------------------------------------------------------------------------
 
     async def record_intent(self, item: Item, terms: Terms) -> None:

@@ -11,7 +11,9 @@ by another of its model where there is one.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final, Generic, TypeVar
 
 from asyncgen.loras import Lora
@@ -86,6 +88,19 @@ class Grouping(Generic[T]):
         self._taken += 1
         return self._removed(group)
 
+    def extract(self, is_meant: Callable[[T], bool]) -> list[tuple[T, Needs]]:
+        """Take out all that is meant, in the order it was taken in; looks at all that is here."""
+        found: list[tuple[int, T, Needs]] = []
+        for group in tuple(self._groups.values()):
+            meant = [(place, thing) for place, thing in group.things if is_meant(thing)]
+            places = {place for place, _ in meant}
+            group.things = deque(entry for entry in group.things if entry[0] not in places)
+            for place, thing in meant:
+                self._forget(place, group)
+                found.append((place, thing, group.needs))
+        self._taken += len(found)
+        return [(thing, needs) for _, thing, needs in sorted(found, key=itemgetter(0))]
+
     def _next(self) -> _Group[T]:
         present, oldest = self._present, next(iter(self._waiting))
         late_by = self._taken - oldest
@@ -98,10 +113,48 @@ class Grouping(Generic[T]):
 
     def _removed(self, group: _Group[T]) -> T:
         place, thing = group.things.popleft()
+        self._forget(place, group)
+        return thing
+
+    def _forget(self, place: int, group: _Group[T]) -> None:
         of_model = self._of_model[group.needs.model]
         del self._waiting[place], of_model[place]
         if not group.things:
-            del self._groups[group.needs]
+            self._groups.pop(group.needs, None)
         if not of_model:
             del self._of_model[group.needs.model]
+
+
+class Prioritized(Generic[T]):
+    """A `Grouping` for each priority: of what is there, the highest is given back first.
+
+    What `Grouping` promises holds among things of one priority; others wait for as long as higher ones come.
+    """
+
+    def __init__(self) -> None:
+        self._levels: dict[int, Grouping[T]] = {0: Grouping()}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._levels.values()))
+
+    def add(self, thing: T, needs: Needs, priority: int = 0) -> None:
+        """Take one in."""
+        if priority not in self._levels:
+            self._levels[priority] = Grouping()
+        self._levels[priority].add(thing, needs)
+
+    def take(self) -> T:
+        """Give the next one back. There must be one."""
+        priority = max(priority for priority, level in self._levels.items() if level)
+        thing = self._levels[priority].take()
+        if priority and not self._levels[priority]:
+            del self._levels[priority]
         return thing
+
+    def prefer(self, is_meant: Callable[[T], bool], priority: int) -> int:
+        """Give all that is meant this priority, where it has a lower one; how many those are."""
+        lower = [level for its_own, level in self._levels.items() if its_own < priority]
+        raised = [found for level in lower for found in level.extract(is_meant)]
+        for thing, needs in raised:
+            self.add(thing, needs, priority)
+        return len(raised)

@@ -45,7 +45,7 @@ _FILLED: Final = (
 
 #: What requests may differ in and still be made to one recipe.
 _OWN: Final = frozenset(
-    {"id", "prompt", "seed", "images", "filename", "save_to_style", *INPUT_PICTURES, *RECORD_FIELDS}
+    {"id", "prompt", "seed", "images", "filename", "save_to_style", "priority", *INPUT_PICTURES, *RECORD_FIELDS}
 )
 _RECIPE_VALUES: Final = attrgetter(*(name for name in ImageRequest.model_fields if name not in {*_OWN, "parameters"}))
 _MOST_RECIPES: Final = 4096

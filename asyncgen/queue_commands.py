@@ -85,6 +85,21 @@ def cancel(
     return Exit.DONE
 
 
+@with_exit_code
+def prefer(overrides: Mapping[str, Any], *, realm: str, batch: str | None, ids: Sequence[str]) -> Exit:
+    """`asyncgen queue urgent`."""
+    ledger_path = ledger_path_of(load_settings(**overrides), realm)
+    commands = [Command(verb=Verb.URGENT, batch=batch, ids=page) for page in _pages(list(ids))]
+    replies = anyio.run(_ask, ledger_path, commands)
+    if replies is None:
+        raise InputError(
+            f"no run goes on over {ledger_path}: give the rows a priority, which the next run goes by", field="queue"
+        )
+    ahead = sum(reply["read_ahead"] for reply in replies)
+    say(f"{ahead} of {len(ids)} are read already and come next; the others do as soon as their rows are read")
+    return Exit.DONE
+
+
 async def _cancel_here(generator: ImageGenerator, batches: Sequence[str], wanted: Selection) -> list[dict[str, Any]]:
     """No process owns the ledger: own it, and do what a run would do."""
     replies = []

@@ -33,13 +33,14 @@ from asyncgen.errors import InputError
 KEY_VERSION: Final = 1
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 RANDOM_SEED: Final = -1
+MAX_PRIORITY: Final = 1000
 MAX_SEED: Final = 2**64 - 1
 INPUT_PICTURES: Final = ("init_image", "mask_image", "pose_image")
 #: Fields that are parameters of the workflow by the same name, which not every workflow takes.
 _PARAMETERS: Final = ("denoise", "strength", "teacache")
 
-# Fields that say where the picture goes, how many there are, or what its prompt was made of, not what it shows.
-_NOT_CONTENT: Final = frozenset({"id", "filename", "save_to_style", "images", "template", "variables"})
+# Fields that say where the picture goes, when, how many there are, or what its prompt was made of, not what it shows.
+_NOT_CONTENT: Final = frozenset({"id", "filename", "save_to_style", "images", "template", "variables", "priority"})
 
 
 class ImageRequest(BaseModel):
@@ -104,6 +105,12 @@ class ImageRequest(BaseModel):
     )
     teacache: bool | None = Field(None, description="False leaves the workflow's TeaCache node out.")
     save_to_style: bool = Field(True, description="False: the picture comes back in memory and no file is written.")
+    priority: int = Field(
+        0,
+        ge=-MAX_PRIORITY,
+        le=MAX_PRIORITY,
+        description="Higher is started first, of what a run has read ahead; -1000 to 1000. No part of the identity.",
+    )
     filename: str | None = Field(None, description="A file name of your own; made safe, suffix added.")
     template: str | None = Field(None, description="The text that the prompt was made of, as a record.")
     variables: Mapping[str, StrictStr] = Field(
@@ -127,7 +134,7 @@ class ImageRequest(BaseModel):
     def _number_as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    @field_validator("width", "height", "steps", "seed", "images", "batch_size", mode="before")
+    @field_validator("width", "height", "steps", "seed", "images", "batch_size", "priority", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: object) -> object:
         if isinstance(value, bool):

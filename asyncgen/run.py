@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -162,6 +162,7 @@ class BatchRun:
         self.statistics = engine.statistics
         self.request_stop = engine.request_stop
         self.take_kept = engine.take_kept
+        self._ahead: LookAhead | None = None
         self.pause, self.resume, self.withdraw = engine.pause, engine.resume, engine.withdraw
 
     async def run(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
@@ -171,6 +172,15 @@ class BatchRun:
     async def take_back(self, selection: Selection, deliver: Deliver) -> Withdrawn:
         """See `Engine.take_back`."""
         return await self._owning(partial(self._engine.take_back, selection, deliver))
+
+    async def prefer(self, ids: Collection[str]) -> int:
+        """Start these images (by request id or their owner's) before all others, once their rows have been read.
+
+        Returns how many of them have been read ahead. Raises `InputError` for a run that keeps the order of its input.
+        """
+        if self._ahead is None:
+            raise InputError(f"{self.batch.name} is run in the order of its input (--keep-order): nothing comes first")
+        return self._ahead.prefer(ids, await self.workspace.ledger.keys_of(self.batch, ids))
 
     async def _owning(self, work: Callable[[], Awaitable[T]]) -> T:
         async with self.workspace.using(self.batch, self), self.workspace.sharing.in_use():
@@ -189,7 +199,7 @@ class BatchRun:
         if self._keep_order:
             await self._engine.run(chunks, deliver)
             return
-        ahead = LookAhead(chunks)
+        ahead = self._ahead = LookAhead(chunks)
         async with anyio.create_task_group() as reading:
             reading.start_soon(ahead.read)
             await self._engine.run(ahead, deliver)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from asyncgen.control_messages import Command, Verb
@@ -21,6 +21,7 @@ class Steered(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     async def withdraw(self, selection: Selection) -> Withdrawn: ...
+    async def prefer(self, ids: Collection[str]) -> int: ...
 
 
 class Steering:
@@ -44,6 +45,8 @@ class Steering:
             case Verb.CANCEL:
                 met = [await run.withdraw(command.selection) for run in runs]
                 return {"out": sum(one.out for one in met), "unsent": sum(one.unsent for one in met)}
+            case Verb.URGENT:
+                return {"read_ahead": sum([await run.prefer(command.ids) for run in runs])}
             case _:
                 raise InputError(f"{command.verb} is not known here")
         return {"batches": [run.batch.name for run in runs]}

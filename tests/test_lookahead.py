@@ -16,6 +16,7 @@ from asyncgen.errors import InputError
 from asyncgen.intake import IndexedWant, Intake
 from asyncgen.lookahead import LookAhead
 from asyncgen.order import WINDOW
+from asyncgen.request import parse_request
 
 STYLES = ("1", "8", "16")
 
@@ -102,3 +103,47 @@ async def test_a_wait_for_input_that_is_cut_short_loses_nothing() -> None:
         assert [wanted.index for wanted in await anext(ahead)] == [0]
         with pytest.raises(StopAsyncIteration):
             await anext(ahead)
+
+
+@pytest.mark.anyio
+async def test_rows_of_a_higher_priority_and_urgent_ones_come_first_read_or_not() -> None:
+    rows = [{"prompt": f"fox {number}", "id": str(number), "priority": 2 * (number == 5)} for number in range(8)]
+    may_go_on = anyio.Event()
+
+    async def chunks() -> AsyncIterator[list[IndexedWant]]:
+        async for chunk in source(rows[:6]):
+            yield chunk
+        await may_go_on.wait()
+        async for chunk in source(rows[6:]):
+            yield chunk
+
+    ahead, ids = LookAhead(chunks()), []
+    async with anyio.create_task_group() as reading:
+        reading.start_soon(ahead.read)
+        await anyio.wait_all_tasks_blocked()
+        assert ahead.prefer(["3", "7"], [PLANNER.want(parse_request({"prompt": "x", "id": "1"}), 0).content_key]) == 2
+        ids += [wanted.want.request.id for wanted in await anext(ahead)]
+        may_go_on.set()
+        await anyio.wait_all_tasks_blocked()
+        async for chunk in ahead:
+            ids += [wanted.want.request.id for wanted in chunk]
+    assert ids == ["1", "3", "5", "0", "2", "4", "7", "6"]
+
+
+@pytest.mark.anyio
+async def test_who_waits_for_the_next_chunk_can_be_woken_and_loses_nothing() -> None:
+    may_go_on = anyio.Event()
+
+    async def chunks() -> AsyncIterator[list[IndexedWant]]:
+        await may_go_on.wait()
+        async for chunk in source([1]):
+            yield chunk
+
+    ahead = LookAhead(chunks())
+    async with anyio.create_task_group() as reading:
+        reading.start_soon(ahead.read)
+        await anyio.wait_all_tasks_blocked()
+        ahead.wake()
+        assert await anext(ahead) == []
+        may_go_on.set()
+        assert [len(chunk) async for chunk in ahead] == [1]

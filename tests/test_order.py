@@ -13,9 +13,10 @@ from parts import want
 
 from asyncgen import order
 from asyncgen.loras import Lora
-from asyncgen.order import Grouping, Needs, needs_of
+from asyncgen.order import Grouping, Needs, Prioritized, needs_of
 
 OLDER, NEWER = "older.safetensors", "newer.safetensors"
+A, B = Needs("a", ()), Needs("b", ())
 
 
 def needs(name: str, model: str = OLDER, strength: float = 1.0) -> Needs:
@@ -105,3 +106,39 @@ def test_the_same_lora_at_another_strength_and_the_same_ones_in_another_order_ar
     assert needs_of(want("a fox", **first, character_lora_strength=0.3).spec) != alike
     assert needs_of(want("a fox", **second).spec) != alike
     assert needs_of(want("a fox", **first, model="another").spec) != alike
+
+
+def test_a_higher_priority_comes_first_and_equal_ones_are_grouped() -> None:
+    waiting: Prioritized[str] = Prioritized()
+    for name, needs, priority in (("a1", A, 0), ("b1", B, 0), ("a2", A, 0), ("b2", B, 5), ("a3", A, 5), ("low", A, -1)):
+        waiting.add(name, needs, priority)
+    waiting.add("a4", A, 5)
+    assert [waiting.take() for _ in range(len(waiting))] == ["b2", "a3", "a4", "a1", "a2", "b1", "low"]
+
+
+def test_what_is_preferred_comes_next_and_what_it_leaves_keeps_its_place() -> None:
+    waiting: Prioritized[int] = Prioritized()
+    for number in range(200):
+        waiting.add(number, (A, B)[number % 2])
+    assert [waiting.take() for _ in range(3)] == [0, 2, 4]
+    assert waiting.prefer(lambda number: number in (1, 90, 151, 4), 9) == 3
+    assert waiting.prefer(lambda number: number in (1, 90, 151), 9) == 0, "it is already"
+    rest = [waiting.take() for _ in range(len(waiting))]
+    assert rest[:4] == [1, 151, 90, 6]
+    assert sorted(rest) == sorted(set(range(200)) - {0, 2, 4})
+    assert [number for number in rest[3:] if number % 2] == [n for n in range(3, 200, 2) if n != 151]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 1)), max_size=60), st.integers(0, 3), st.data())
+def test_nothing_is_lost_or_given_twice_whatever_is_preferred_when(
+    entries: list[tuple[int, int]], meant: int, data: st.DataObject
+) -> None:
+    waiting: Prioritized[int] = Prioritized()
+    for place, (needs, priority) in enumerate(entries):
+        waiting.add(place, Needs(str(needs % 2), (Lora(str(needs), 1.0),)), priority)
+    taken = []
+    while waiting:
+        if data.draw(st.booleans()):
+            waiting.prefer(lambda place: place % 4 == meant, data.draw(st.integers(-1, 3)))
+        taken.append(waiting.take())
+    assert sorted(taken) == list(range(len(entries)))

@@ -84,6 +84,7 @@ NOT_CONTENT: dict[str, tuple[Any, Any]] = {
     "filename": ("a", "b"),
     "save_to_style": (True, False),
     "images": (1, 5),
+    "priority": (0, 5),
     "template": ("a {animal}", None),
     "variables": ({"animal": "fox"}, {}),
 }
@@ -249,3 +250,10 @@ def test_a_callers_id_alone_decides(one: dict[str, Any], other: dict[str, Any]) 
 
 def test_an_id_never_meets_the_key_of_a_content() -> None:
     assert key(id="a fox") != key()
+
+
+def test_a_priority_is_recorded_and_is_a_whole_number_in_its_range() -> None:
+    assert parse_request({"prompt": "a fox", "priority": "5"}).said() == {"prompt": "a fox", "priority": 5}
+    for wrong in (1001, -1001, "high", True, 1.5):
+        with pytest.raises(InputError, match="priority"):
+            parse_request({"prompt": "a fox", "priority": wrong})

@@ -133,6 +133,20 @@ def test_without_a_run_what_is_out_is_cancelled_at_the_endpoint_it_was_sent_to(f
     assert set(states(folder / "out")) == {"cancelled"}
 
 
+def test_urgent_items_of_a_running_batch_start_next(folder: Path) -> None:
+    rows = [{"id": f"p{number}", "prompt": prompt} for number, prompt in enumerate(prompts(60))]
+    (folder / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with sandbox_in_a_thread(execution="fixed:400") as sandbox:
+        with running(folder, sandbox, "--limit=60") as run:
+            assert tell(folder, verb="urgent", ids=["p59", "p50", "no such"]) == {"read_ahead": 2}
+            run.communicate(timeout=60)
+        assert run.returncode == 0
+        order = [int(job["prompt"].rpartition(" ")[2]) for job in sandbox.books()]
+    first = order.index(50)
+    assert order[first : first + 2] == [50, 59]
+    assert first <= 32, "only what was on its way already came before"
+
+
 def test_cancelling_everything_must_be_said(folder: Path) -> None:
     ran = run_cli("queue", "cancel", cwd=folder)
     assert (ran.code, "--all" in ran.err) == (2, True)
