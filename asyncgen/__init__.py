@@ -10,6 +10,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
                               `asyncgen queue` and `asyncgen cost`
     showing                   `asyncgen show`
     pilot, contact_sheet      a few images first, and how they look
+    waking                    workers woken before a batch, and what that costs
     plan_display, planning    what a batch would do, found out without doing it
     source, console           a batch's input; what is printed where
     display, check, exits     what a run shows; what is looked at before; exit codes
@@ -22,6 +23,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     allowance                 what a run may still buy, and on which terms
     story                     one image's story, for `asyncgen why`
     outlook                   what a run would find in the ledger
+    warming                   small jobs that wake workers
     verify, rebuild, salvage  what is wrong with an output root; a new ledger for a damaged one
     outstanding, costs        what is out and waits; what jobs have cost
     report, manifest, results readers of the ledger, and what callers get

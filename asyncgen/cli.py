@@ -274,6 +274,12 @@ def batch(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Go on after the pilot without asking.")] = False,
+    warm: Annotated[
+        int | None,
+        typer.Option(
+            "--warm", min=1, max=200, help="Wake so many workers first with small jobs, and say what those cost."
+        ),
+    ] = None,
     sandbox: Sandbox = False,
     metadata: Metadata = None,
     on_stop: Stop = None,
@@ -759,6 +765,7 @@ def _batch_options(given: dict[str, Any]) -> Any:
         model_urls=given["model_url"] or (),
         pilot=given["pilot"],
         yes=given["yes"],
+        warm=given["warm"],
     )
 
 

@@ -33,6 +33,8 @@ from asyncgen.run import BatchRun
 from asyncgen.settings import Settings, load_settings
 from asyncgen.source import Source, SourceOptions
 from asyncgen.streams import complain
+from asyncgen.waking import WarmUp, warm_up, warm_up_of
+from asyncgen.warming import JOB_SECONDS
 
 _CHUNK: Final = 32
 _LEVELS: Final = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
@@ -63,6 +65,7 @@ class BatchOptions:
     model_urls: Sequence[str]  # NAME=URL each
     pilot: int | None = None  # so many images first
     yes: bool = False
+    warm: int | None = None  # so many workers
 
 
 @with_exit_code
@@ -78,9 +81,11 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
             total = source.validate(generator, shown, name)
             if total is None:
                 return Exit.BAD_INPUT
-    new_set = options.again
+    new_set, warming = options.again, None
+    if options.warm is not None:
+        warming = warm_up_of(_question(generator, options, Assumed()), options.warm, as_json=setup.as_json)
     if options.pilot is not None:
-        piloted = _run_pilot(setup, options, generator, source)
+        piloted = _run_pilot(setup, options, generator, source, warming)
         if isinstance(piloted, Exit):
             return piloted
         name, new_set = piloted, False  # which the pilot has begun
@@ -93,12 +98,15 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
             total=total,
             chunks=lambda take_kept: source.chunks(generator, take_kept),
             skipped=lambda: source.skipped,
+            warming=warming,
         )
         ended = anyio.run(_execute, generator, job, shown)
     return _settle_held(setup, options.model_urls, ended)
 
 
-def _run_pilot(setup: Setup, options: BatchOptions, generator: ImageGenerator, source: Source) -> str | Exit:
+def _run_pilot(
+    setup: Setup, options: BatchOptions, generator: ImageGenerator, source: Source, warming: WarmUp | None
+) -> str | Exit:
     """The pilot, and the question whether the rest is to be made: the batch's name where it is, else an exit code."""
     assert options.pilot is not None
     results: list[ImageResult] = []
@@ -112,13 +120,16 @@ def _run_pilot(setup: Setup, options: BatchOptions, generator: ImageGenerator, s
             total=len(chosen.wanted),
             chunks=lambda _: _in_chunks(chosen.wanted),
             landed=results.append,
+            warming=warming,
         )
         ended = anyio.run(_execute, generator, job, shown)
     if ended.code not in (Exit.DONE, Exit.SOME_FAILED, Exit.HELD):
         return ended.code
     made, name = sum(result.ok for result in results), ended.batch.name
     workers = len(ended.statistics.spending.first_delay_ms) or None
-    question = _question(generator, replace(options, name=name, again=False), Assumed(workers=workers))
+    question = _question(
+        generator, replace(options, name=name, again=False, pilot=None, warm=None), Assumed(workers=workers)
+    )
     workspace, target = generator.workspace, generator.target
     question = replace(question, ledger_path=workspace.ledger_path, realm=target.realm, price=target.price)
     with surveyed(question) as rest:
@@ -211,7 +222,19 @@ def _question(generator: ImageGenerator, options: BatchOptions, assumed: Assumed
         skip_bad=options.source.skip_bad,
         assumed=assumed,
         stopped_by=stopped_by,
+        notes=tuple(_first_steps(options)),
     )
+
+
+def _first_steps(options: BatchOptions) -> Iterator[str]:
+    """What a run does before the batch itself, for who only plans it."""
+    if options.warm is not None:
+        yield (
+            f"before that up to {options.warm} workers would be woken, for {JOB_SECONDS:.0f} s of execution each at "
+            "the most, their cold starts apart"
+        )
+    if options.pilot is not None:
+        yield f"{options.pilot} of them would be made first, as a pilot, and the rest only after a yes"
 
 
 def _settle_held(setup: Setup, urls: Sequence[str], ended: _Ended) -> Exit:
@@ -258,6 +281,7 @@ class _RunPlan:
     must_exist: bool = False
     skipped: Callable[[], int] = lambda: 0
     landed: Callable[[ImageResult], object] = lambda _: None
+    warming: WarmUp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +303,9 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
         root, clock = generator.workspace.root, generator.workspace.ports.clock
         began = clock.now()
         shown.opened(run.batch, root)
+        if job.warming is not None:
+            await warm_up(generator, run, job.warming, shown)
+            began = clock.now()
 
         def moment() -> Moment:
             return Moment(run.statistics, total, clock.now() - began, job.skipped())

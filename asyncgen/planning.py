@@ -73,14 +73,15 @@ class Question:
     skip_bad: bool = False
     assumed: Assumed = Assumed()
     stopped_by: InputError | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a batch would do. `fates` None: nothing could be planned. `stops`: a problem would stop the batch.
 
-    `to_make` jobs would be bought. `problems` are read one by one, there may be as many as rows. `lanes` are those of
-    the planned images (`asyncgen.sampling`), over which the samples are spread.
+    `to_make` jobs would be bought, `first` of them in the input's order. `problems` are read one by one, there may be
+    as many as rows. `lanes` are those of the planned images (`asyncgen.sampling`), over which the samples are spread.
     """
 
     batch: str
@@ -88,6 +89,7 @@ class Report:
     is_new: bool
     fates: Counter[Fate] | None
     to_make: int
+    first: Want | None
     stops: bool
     estimate: Estimate | None
     lanes: int
@@ -135,6 +137,7 @@ class _Survey:
         self.fates: Counter[Fate] = Counter()
         self.works: Counter[Work] = Counter()
         self.sample: Sample[tuple[str, Want]] = Sample(SAMPLES)
+        self.first: Want | None = None
         self.overfull = 0  # jobs of lanes beyond `_MOST_WORKS`
 
     def meet(self, place: str, wants: list[Want]) -> None:
@@ -155,6 +158,7 @@ class _Survey:
                 self._bodies.weigh(place, want)
                 self.sample.add(lane_of(want.spec), want.content_key, (place, want))
             if fate in self._buys:
+                self.first = self.first or want
                 self._count(work_of(want.spec))
 
     def _count(self, work: Work) -> None:
@@ -283,6 +287,7 @@ def _of_stopped(question: Question, problems: _Problems) -> Report:
         is_new=False,
         fates=None,
         to_make=0,
+        first=None,
         stops=True,
         estimate=None,
         lanes=0,
@@ -325,6 +330,7 @@ def _report(question: Question, outlook: Outlook, known: Outlook | None, problem
         is_new=outlook.is_new,
         fates=survey.fates,
         to_make=survey.works.total() + survey.overfull,
+        first=survey.first,
         stops=(bad_rows > 0 and not question.skip_bad) or total == 0,
         estimate=found,
         lanes=survey.sample.lanes,
@@ -332,7 +338,7 @@ def _report(question: Question, outlook: Outlook, known: Outlook | None, problem
         largest=bodies.largest,
         problems=problems.texts,
         problem_count=problems.count,
-        notes=list(_notes(question, survey, found)),
+        notes=[*_notes(question, survey, found), *question.notes],
     )
 
 

@@ -281,3 +281,36 @@ def test_a_pilot_of_another_set_goes_on_with_that_set(run: Cli, tmp_path: Path) 
 
 def test_a_stream_cannot_be_piloted(run: Cli) -> None:
     assert run("batch", "-", *SIZE, "--pilot", "1").code == 2
+
+
+# -- warming up -----------------------------------------------------------------------------------------------------
+
+
+def test_workers_are_woken_with_jobs_that_are_no_images_of_the_batch(run: Cli, sandbox: Remote, tmp_path: Path) -> None:
+    file = write(tmp_path / "set.jsonl", prompts(3))
+    before = sandbox.accepted()
+    ran = run("batch", file, *SIZE, "--warm", "8", "--usd-per-second", "0.001", "--json")
+    (warm,) = [line for line in ran.json if line["event"] == "warm"]
+    assert (ran.code, warm["asked_for"], warm["jobs"], warm["faults"]) == (0, 3, 3, [])  # no more than images
+    assert 0 < warm["usd_at_most"] < 0.01
+    assert (ran.summary["wanted"], sandbox.accepted() - before) == (3, 6)
+    assert states(tmp_path / "out") == {"stored": 3}
+    again = run("batch", file, *SIZE, "--warm", "8")  # nothing is to be made
+    assert (again.code, "waking" in again.out, sandbox.accepted() - before) == (0, False, 6)
+
+
+def test_the_price_is_told_first_and_must_fit_into_the_budget(run: Cli, sandbox: Remote, tmp_path: Path) -> None:
+    file = write(tmp_path / "set.jsonl", prompts(3))
+    before = sandbox.accepted()
+    priced = ("--warm", "2", "--usd-per-second", "0.001", "--budget")
+    refused = run("batch", file, *SIZE, *priced, "0.1")
+    assert (refused.code, "can cost $0.24" in refused.err.replace("$0.2400", "$0.24")) == (2, True), refused
+    assert sandbox.accepted() == before
+    made = run("batch", file, *SIZE, *priced, "100")
+    assert made.code == 0
+    assert made.out.index("at the most $0.2400 of execution") < made.out.index("2 workers") or "1 workers" in made.out
+
+
+def test_a_plan_says_what_would_come_before_the_batch(run: Cli, tmp_path: Path) -> None:
+    notes = planned(run, write(tmp_path / "set.jsonl", prompts(3)), *SIZE, "--pilot", "2", "--warm", "4")["notes"]
+    assert ["pilot" in notes[-1], "4 workers" in notes[-2]] == [True, True]
