@@ -38,7 +38,9 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     control                   the socket by which a run is told what to do
     streams                   standard output and standard error, which may fail
     batch_input, batch_file   the options of a command and a batch file put together
-    captions, parquet         folders of captions and Parquet files as prompt files
+    matrix_requests           the same from Python
+    captions, parquet, wildcards
+                              folders of captions and Parquet files as prompt files; choices in prompts
     expansion, cells          rows in the cells of a matrix: styles, character sets, sizes, workflows, seeds, a control
     plan, workflow, template  from a request to a graph
     library                   the workflows that there are, and what each needs
@@ -78,7 +80,6 @@ if TYPE_CHECKING:
         run_many,
         stream_many,
     )
-    from asyncgen.cells import matrix
     from asyncgen.errors import (
         AsyncgenError,
         BudgetReachedError,
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
         StyleNotFoundError,
         WorkflowError,
     )
+    from asyncgen.matrix_requests import matrix
     from asyncgen.registry import StylesRegistry
     from asyncgen.request import ImageRequest
     from asyncgen.results import ImageResult
@@ -114,7 +116,6 @@ _HOMES = {
         "run_many",
         "stream_many",
     ),
-    "cells": ("matrix",),
     "errors": (
         "AsyncgenError",
         "BudgetReachedError",
@@ -131,6 +132,7 @@ _HOMES = {
         "StyleNotFoundError",
         "WorkflowError",
     ),
+    "matrix_requests": ("matrix",),
     "registry": ("StylesRegistry",),
     "request": ("ImageRequest",),
     "results": ("ImageResult",),

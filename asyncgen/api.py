@@ -21,10 +21,10 @@ import anyio
 
 from asyncgen import run, workflow
 from asyncgen._version import __version__
-from asyncgen.cells import MatrixRequests
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError, InputError
 from asyncgen.intake import IndexedWant, Intake, Prompts
+from asyncgen.matrix_requests import MatrixRequests
 from asyncgen.node_schema import parse_object_info
 from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.registry import StylesRegistry

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import PurePath
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from asyncgen.cells import Axes, Matrix, axes
 from asyncgen.documents import parse_json
 from asyncgen.errors import InputError
 from asyncgen.request import FIELD_NAMES, RECORD_FIELDS
 
-Wildcards = Literal["random", "combinatorial"]
+WildcardMode: TypeAlias = Literal["random", "combinatorial"]
 SUFFIXES: Final = (".toml", ".json")
 _AXES: Final = (
     "styles", "characters", "sizes", "workflows", "seeds", "control", "variables", "include", "exclude",
@@ -35,7 +35,7 @@ class BatchFile:
     prompts: str | tuple[str, ...]
     axes: Axes = field(default_factory=Axes)
     template: str | None = None
-    wildcards: Wildcards | None = None
+    wildcards: WildcardMode | None = None
     wildcards_folder: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -52,6 +52,16 @@ def read_batch_file(text: str, name: str) -> BatchFile:
         return _batch_file(values)
     except InputError as error:
         raise error.at(error.where or name) from None
+
+
+def wildcard_mode(said: str | None) -> WildcardMode | None:
+    """The mode of that name. Raises `InputError`."""
+    for mode in get_args(WildcardMode):
+        if said == mode:
+            return mode  # type: ignore[no-any-return]  # get_args is untyped
+    if said is not None:
+        raise InputError(f"is one of {', '.join(get_args(WildcardMode))}, not {said!r:.60}", field="wildcards")
+    return None
 
 
 def _parsed(text: str, name: str) -> Mapping[str, Any]:
@@ -75,14 +85,12 @@ def _batch_file(values: Mapping[str, Any]) -> BatchFile:
         raise InputError("must be a table of lists, such as color = ['red', 'green']", field="variables")
     chosen = axes(**given)
     Matrix(chosen)  # whatever is wrong with it is wrong in this file
-    template, wildcards = _text_of(values, "template"), _text_of(values, "wildcards")
-    if wildcards is not None and wildcards not in get_args(Wildcards):
-        raise InputError(f"is one of {', '.join(get_args(Wildcards))}, not {wildcards!r}", field="wildcards")
+    template = _text_of(values, "template")
     return BatchFile(
         prompts=_prompts(values.get("prompts"), template),
         axes=chosen,
         template=template,
-        wildcards=wildcards,  # type: ignore[arg-type]  # as was just checked
+        wildcards=wildcard_mode(_text_of(values, "wildcards")),
         wildcards_folder=_text_of(values, "wildcards_folder"),
         defaults=_defaults(values.get("defaults", {})),
     )

@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from asyncgen.batch_file import BatchFile, is_batch_file, read_batch_file
+from asyncgen.batch_file import BatchFile, WildcardMode, is_batch_file, read_batch_file, wildcard_mode
 from asyncgen.captions import CaptionFolder
 from asyncgen.cells import Axes, Matrix, axes
 from asyncgen.errors import InputError
-from asyncgen.expansion import PromptRows
+from asyncgen.expansion import Chooser, PromptRows
 from asyncgen.parquet import ParquetRows
 from asyncgen.prompts import PromptFile, PromptFormat, format_of
+from asyncgen.wildcards import Wildcards
 
 InputFormat: TypeAlias = PromptFormat | Literal["parquet", "captions"]
 STDIN: Final = "-"
@@ -40,6 +41,8 @@ class BatchInput:
     fields: Mapping[str, Any] = field(default_factory=dict)
     axes: Axes = field(default_factory=Axes)
     template: str | None = None
+    wildcards: WildcardMode | None = None
+    wildcards_folder: Path | None = None
 
     @property
     def is_stream(self) -> bool:
@@ -49,7 +52,13 @@ class BatchInput:
     @cached_property
     def matrix(self) -> Matrix | None:
         """The cells of each row. Raises `InputError`."""
-        return Matrix(self.axes, self.fields) if self.axes.is_matrix or self.is_batch_file else None
+        several = self.axes.is_matrix or self.is_batch_file or self.wildcards is not None
+        return Matrix(self.axes, self.fields) if several else None
+
+    @cached_property
+    def chooser(self) -> Chooser | None:
+        """What resolves the choices of prompts; None: they are plain text. Raises `InputError`."""
+        return None if self.wildcards is None else Wildcards(self.wildcards, self.wildcards_folder)
 
     def samples(self) -> list[dict[str, Any]]:
         """The fields that requests may have in common, one for each way that a row is made."""
@@ -60,13 +69,19 @@ class BatchInput:
 
 
 def read_input(
-    file: str, format: str | None, given: Mapping[str, Any], matrix: Mapping[str, Any], template: str | None
+    file: str,
+    format: str | None,
+    given: Mapping[str, Any],
+    matrix: Mapping[str, Any],
+    template: str | None,
+    wildcards: str | None,
+    wildcards_folder: Path | None,
 ) -> BatchInput:
     """The input that a file (`-`: standard input), its format, fields and axes stand for.
 
     `matrix` are arguments of `asyncgen.cells.axes`. Raises `InputError`.
     """
-    chosen = axes(**matrix)
+    chosen, mode = axes(**matrix), wildcard_mode(wildcards)
     if not is_batch_file(file):
         plain = BatchInput(
             file=file,
@@ -76,6 +91,8 @@ def read_input(
             fields=given,
             axes=_with_paths(chosen, Path()),
             template=template,
+            wildcards=mode,
+            wildcards_folder=wildcards_folder,
         )
         return replace(plain, fields=_with_single(plain))
     path, said = Path(file), _read(file)
@@ -91,6 +108,8 @@ def read_input(
         fields={**said.defaults, **given},
         axes=_over(_with_paths(said.axes, path.parent), _with_paths(chosen, Path())),
         template=template or said.template,
+        wildcards=mode or said.wildcards,
+        wildcards_folder=wildcards_folder or (path.parent / said.wildcards_folder if said.wildcards_folder else None),
     )
 
 
@@ -132,7 +151,7 @@ def _stem(path: Path) -> str:
 
 def _with_single(plain: BatchInput) -> Mapping[str, Any]:
     """Axes of one value are fields like any other where they make no matrix."""
-    return plain.fields if plain.axes.is_matrix else Matrix(plain.axes, plain.fields).shared
+    return plain.fields if plain.matrix is not None else Matrix(plain.axes, plain.fields).shared
 
 
 def _read(file: str) -> BatchFile:

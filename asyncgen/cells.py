@@ -151,8 +151,10 @@ class Cell:
 class Matrix:
     """The cells of some axes; `shared` are fields for every row that does not say otherwise, by any of their names.
 
-    An axis of one value is such a field too: a row may say otherwise. Cells are in the order of the axes, the control's
-    last. Raises `InputError` for an include or exclude that names nothing, and for more than `MOST_CELLS` cells.
+    An axis of one value is such a field too: a row may say otherwise. `has_seeds`: the number of seeds was said. Cells
+    are in the order of the axes, the control's last.
+
+    Raises `InputError` for an include or exclude that names nothing, and for more than `MOST_CELLS` cells.
     """
 
     def __init__(self, axes: Axes, shared: Mapping[str, Any] | None = None) -> None:
@@ -162,6 +164,7 @@ class Matrix:
             raise InputError("is said twice, for all and by the matrix: leave one of them out", field=name)
         self._usual = {name: values[0] for name, values in _values(axes).items() if len(values) == 1}
         self.shared = {**named, **_fields(self._usual)}
+        self.has_seeds = bool(axes.seeds)
         self.cells = list({cell.digest: cell for cell in self._made(axes)}.values())
         if not self.cells:
             raise InputError("every cell of the matrix is excluded: nothing would be made", field="exclude")
@@ -203,61 +206,6 @@ class Matrix:
         said = [sorted(fields.items()), sorted(others.items()), sorted(named.items()), seed, axes.own_seeds, is_control]
         digest = hashlib.blake2b(_canonical(said), digest_size=16).digest()
         return Cell(fields, others, named, seed, axes.own_seeds, is_control, digest)
-
-
-class MatrixRequests(Iterable[ImageRequest]):
-    """The requests of prompts in a matrix, made as they are read; as often as the prompts can be read."""
-
-    def __init__(self, prompts: Iterable[str | Mapping[str, Any] | ImageRequest], matrix: Matrix) -> None:
-        self._prompts, self._matrix = prompts, matrix
-        self.can_be_read_again = isinstance(prompts, Sequence)
-
-    def __iter__(self) -> Iterator[ImageRequest]:
-        for number, prompt in enumerate(self._prompts, start=1):
-            try:
-                yield from self._matrix.requests(said_by(parse_request(prompt)))
-            except InputError as error:
-                raise (error if error.where else error.at(f"prompt {number}")) from None
-
-
-def matrix(
-    prompts: Iterable[str | Mapping[str, Any] | ImageRequest],
-    *,
-    styles: Sequence[str | int] = (),
-    characters: Sequence[str | Sequence[str]] = (),
-    sizes: Sequence[str | Sequence[int]] = (),
-    workflows: Sequence[str] = (),
-    seeds: int | Sequence[int] | None = None,
-    control: bool = False,
-    variables: Mapping[str, Sequence[Any]] | None = None,
-    include: Sequence[Mapping[str, Any]] = (),
-    exclude: Sequence[Mapping[str, Any]] = (),
-    **fields: Any,
-) -> MatrixRequests:
-    """Every prompt in every style, character set, size, workflow and seed, for `generate_many` and `stream_many`.
-
-    `characters` are sets, `"A,B:0.8"` or a list of names, `"none"` the empty one; `sizes` are `"1024x768"` or two
-    numbers; `seeds` is how many seeds are derived from each prompt, or a list of seeds. `control` adds cells without
-    style and LoRAs. `variables` are values for `{name}` in prompts. `exclude` and `include` are partial cells such as
-    `{"style": "16", "size": "1024x768"}`; what an include says beyond that is added to the cells that it fits, and
-    where it fits none it is a cell of its own. `fields` hold for each prompt that does not say otherwise.
-
-    Raises `InputError` for axes that are wrong; a prompt that is wrong is told when it is read.
-    """
-    if isinstance(prompts, str | Mapping | ImageRequest):
-        raise InputError(f"give a list of prompts, not a single {type(prompts).__name__}", field="prompts")
-    chosen = axes(
-        styles=styles,
-        characters=characters,
-        sizes=sizes,
-        workflows=workflows,
-        seeds=seeds,
-        control=control,
-        variables=variables,
-        include=include,
-        exclude=exclude,
-    )
-    return MatrixRequests(prompts, Matrix(chosen, fields))
 
 
 def derived_seed(prompt: str, own_id: object, number: int) -> int:

@@ -94,6 +94,15 @@ Control = Annotated[bool, typer.Option("--control", help="Add each image without
 PromptTemplate = Annotated[
     str | None, typer.Option("--template", help="Prompt of rows that have only variables: a {color} fox.")
 ]
+WildcardsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--wildcards", metavar="random|combinatorial", help="Resolve {a|b} and __names__ in prompts: one each, or all."
+    ),
+]
+WildcardsFolder = Annotated[
+    Path | None, typer.Option("--wildcards-folder", help="Folder of wildcard files: NAME.txt is __NAME__.")
+]
 Width = Annotated[int | None, typer.Option("--width", help="Pixels, a multiple of 8. [default: 1360]")]
 Height = Annotated[int | None, typer.Option("--height", help="Pixels, a multiple of 8. [default: 768]")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Sampling steps. [default: the style's, then 20]")]
@@ -226,6 +235,8 @@ def batch(
     seeds: Seeds = None,
     control: Control = False,
     template: PromptTemplate = None,
+    wildcards: WildcardsOption = None,
+    wildcards_folder: WildcardsFolder = None,
     width: Width = None,
     height: Height = None,
     steps: Steps = None,
@@ -757,6 +768,8 @@ def _batch_options(given: dict[str, Any]) -> Any:
             fields=_request_fields({**given, "style": None}),
             matrix=matrix,
             template=given["template"],
+            wildcards=given["wildcards"],
+            wildcards_folder=given["wildcards_folder"],
         ),
         name=given["name"],
         again=given["again"],

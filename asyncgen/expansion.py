@@ -1,19 +1,21 @@
-"""The rows of a prompt file, each in every cell of a matrix; pure and lazy like `asyncgen.prompts`.
+"""The rows of a prompt file, each in every cell of a matrix and with every choice; pure and lazy like the rows.
 
 A row in a cell is a raw row of its own, whose key is made of the row's and the cell's: what is kept of a matrix is
-neither parsed nor planned again.
+neither parsed nor planned again. Only where prompts have choices they must be resolved to be known.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
-from asyncgen.cells import Matrix, said_by
+from asyncgen.cells import Cell, Matrix, said_by
 from asyncgen.errors import InputError
 from asyncgen.prompts import BadRow, RawRow, Row
+from asyncgen.request import ImageRequest, parse_request
 
 
 class PromptRows(Protocol):
@@ -25,20 +27,41 @@ class PromptRows(Protocol):
     def parse(self, raw: RawRow | BadRow) -> Row | BadRow: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One text that a prompt with choices is made into, and what was chosen, by the choice as it is written."""
+
+    text: str
+    values: Mapping[str, str]
+
+
+class Chooser(Protocol):
+    """Resolves the choices of a prompt: one for each number, or all that there are. Raises `InputError`."""
+
+    is_random: bool
+
+    def choices(self, text: str, own_id: str | None, number: int) -> Iterator[Choice]: ...
+
+
 class Expansion:
     """The rows of `file`, of the first `limit` of them, in the cells of a matrix; see `PromptRows`.
 
-    A row that is wrong comes in every cell, since it is found to be wrong when it is parsed.
+    `chooser` None: prompts are plain texts. A row that is wrong may come in every cell, since it is found to be wrong
+    when it is parsed.
     """
 
-    def __init__(self, file: PromptRows, matrix: Matrix, limit: int | None = None) -> None:
-        self.name, self._file, self._matrix, self._limit = file.name, file, matrix, limit
+    def __init__(
+        self, file: PromptRows, matrix: Matrix, limit: int | None = None, chooser: Chooser | None = None
+    ) -> None:
+        self.name, self._file, self._matrix, self._limit, self._chooser = file.name, file, matrix, limit, chooser
         self._last: tuple[RawRow, Row | BadRow] | None = None
 
     def rows(self) -> Iterator[RawRow | BadRow]:
         for raw in islice(self._file.rows(), self._limit):
             if isinstance(raw, BadRow):
                 yield raw
+            elif self._chooser is not None:
+                yield from self._chosen(raw, self._chooser)
             else:
                 for number, cell in enumerate(self._matrix.cells):
                     key = hashlib.blake2b(raw.key + cell.digest, digest_size=16).digest()
@@ -47,6 +70,8 @@ class Expansion:
     def parse(self, raw: RawRow | BadRow) -> Row | BadRow:
         if isinstance(raw, BadRow):
             return raw
+        if isinstance(raw.content, Row):
+            return raw.content
         own, number = raw.content
         row = self._parsed(own)
         if isinstance(row, BadRow):
@@ -54,7 +79,7 @@ class Expansion:
         try:
             request = self._matrix.cells[number].request(self._matrix.shared, said_by(row.request))
         except InputError as error:
-            return BadRow(raw.line, error.at(row.where or f"{self.name}:{raw.line}"))
+            return self._bad(row, error)
         return Row(raw.line, request, raw.key, row.where)
 
     def _parsed(self, own: RawRow) -> Row | BadRow:
@@ -62,3 +87,52 @@ class Expansion:
         if self._last is None or self._last[0] is not own:
             self._last = (own, self._file.parse(own))
         return self._last[1]
+
+    def _chosen(self, raw: RawRow, chooser: Chooser) -> Iterator[RawRow | BadRow]:
+        row = self._file.parse(raw)
+        if isinstance(row, BadRow):
+            yield row
+            return
+        try:
+            for request in chosen_requests(self._matrix, said_by(row.request), chooser):
+                key = hashlib.blake2b(raw.key + request.said_json().encode(), digest_size=16).digest()
+                yield RawRow(raw.line, Row(raw.line, request, key, row.where), key)
+        except InputError as error:
+            yield self._bad(row, error)
+
+    def _bad(self, row: Row, error: InputError) -> BadRow:
+        return BadRow(row.line, error.at(row.where or f"{self.name}:{row.line}"))
+
+
+def chosen_requests(matrix: Matrix, said: Mapping[str, Any], chooser: Chooser) -> Iterator[ImageRequest]:
+    """The requests of one row, by what it says itself, in every cell and with every choice. Raises `InputError`.
+
+    At random each image chooses anew, so that `images` of a row are made like so many seeds.
+    """
+    for cell in matrix.cells:
+        for one, own in _images(matrix, cell, said) if chooser.is_random else [(cell, said)]:
+            request = one.request(matrix.shared, own)
+            for choice in chooser.choices(request.prompt, said.get("id"), one.seed):
+                yield _resolved(request, choice, chooser)
+
+
+def _images(matrix: Matrix, cell: Cell, said: Mapping[str, Any]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
+    images = int({**matrix.shared, **cell.usual, **said}.get("images", 1))
+    if images > 1 and matrix.has_seeds:
+        raise InputError("with seeds, each of which chooses anew, there is one image of each", field="images")
+    own = said if images == 1 else {**said, "images": 1}
+    return ((replace(cell, seed=number) if images > 1 else cell, own) for number in range(images))
+
+
+def _resolved(request: ImageRequest, choice: Choice, chooser: Chooser) -> ImageRequest:
+    if not choice.values and choice.text == request.prompt:
+        return request
+    text = hashlib.blake2b(choice.text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    fields = said_by(request) | {
+        "prompt": choice.text,
+        "template": request.template or request.prompt,
+        "variables": {**request.variables, **choice.values},
+    }
+    if request.id is not None and not chooser.is_random:
+        fields["id"] = f"{request.id}/text-{text}"
+    return parse_request(fields)

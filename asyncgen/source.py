@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from asyncgen.api import ImageGenerator
@@ -31,7 +32,8 @@ _READ_AHEAD_ROWS: Final = 64
 class SourceOptions:
     """What `asyncgen batch` is told about its input: `-` is standard input, `fields` hold for rows that say nothing.
 
-    `matrix` are arguments of `asyncgen.cells.axes`, `template` is the prompt of rows that have only variables.
+    `matrix` are arguments of `asyncgen.cells.axes`, `template` is the prompt of rows that have only variables,
+    and `wildcards` how their choices are resolved, None: not at all.
     """
 
     file: str
@@ -41,6 +43,8 @@ class SourceOptions:
     fields: Mapping[str, Any]
     matrix: Mapping[str, Any] = field(default_factory=dict)
     template: str | None = None
+    wildcards: str | None = None
+    wildcards_folder: Path | None = None
 
 
 class Source:
@@ -51,8 +55,16 @@ class Source:
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
-        self._input = read_input(options.file, options.format, options.fields, options.matrix, options.template)
-        self._matrix = self._input.matrix
+        self._input = read_input(
+            options.file,
+            options.format,
+            options.fields,
+            options.matrix,
+            options.template,
+            options.wildcards,
+            options.wildcards_folder,
+        )
+        self._matrix, self._chooser = self._input.matrix, self._input.chooser
         self.is_stream, self.batch_name = self._input.is_stream, self._input.batch_name
         self.skipped = 0
         self._has_id_twice = False
@@ -177,7 +189,7 @@ class Source:
             if self._matrix is None:
                 yield _OpenFile(file, ids, limit)
             else:
-                yield _OpenFile(Expansion(file, self._matrix, limit), ids)
+                yield _OpenFile(Expansion(file, self._matrix, limit, self._chooser), ids)
 
 
 class _OpenFile:

@@ -182,6 +182,28 @@ def test_a_parquet_file_is_made_and_continued(cli: Cli, everywhere: Remote, endp
     assert (ran.code, "cannot be read from standard input" in ran.err) == (2, True), ran
 
 
+def test_choices_are_resolved_kept_in_the_record_and_continued(
+    cli: Cli, everywhere: Remote, endpoint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "animal.txt").write_text("fox\nowl\nheron\n")
+    (tmp_path / "p.txt").write_text("a {red|blue} __animal__\na lamp\n")
+    options = ("--wildcards", "combinatorial", "--wildcards-folder", "words", *SIZE)
+    assert "p: 7 wanted: 7 new" in cli("batch", "p.txt", *options).out
+    (tmp_path / "words" / "animal.txt").write_text("heron\nowl\nfox\ncat\n")
+    (tmp_path / "p.txt").write_text("a lamp\na {red|blue} __animal__\n")
+    assert "p: 9 wanted: 2 new, 7 kept, 0 changed" in cli("batch", "p.txt", *options).out
+    request = {line["prompt"]: line["request"] for line in lines(tmp_path)}["a red cat"]
+    assert request["template"] == "a {red|blue} __animal__"  # type: ignore[index]
+    assert request["variables"] == {"{red|blue}": "red", "__animal__": "cat"}  # type: ignore[index]
+    (tmp_path / "p.txt").write_text("a lamp for $5\na {red|blue\n")
+    ran = cli("batch", "p.txt", *options)
+    assert ran.code == 2
+    assert "p.txt:1:prompt: the prompt at character 12: dynamicprompts fails on '$': write \\$" in ran.err
+    assert "p.txt:2:prompt: the prompt at character 3: this brace is not closed" in ran.err
+    assert len(everywhere.books(endpoint)) == 9
+
+
 def test_standard_input_may_be_of_any_text_format_and_in_a_matrix(
     everywhere: Remote, endpoint: str, tmp_path: Path
 ) -> None:
