@@ -30,6 +30,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     resume                    what the ledger knows of a prompt file already
     endpoint, calls, gate     submit, wait, cancel, health; backoff and silence; so many requests in 10 s and at once
     prices                    what a second of a worker costs
+    input_pictures            the pictures that jobs start from: paths, bytes, URLs
     locking, sharing          one process owns an output root; runs of one user share an endpoint's limits
     lookahead                 the input read ahead, and ordered
     ledger, store, intake     durable state, files, prompts in
@@ -43,6 +44,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
                               folders of captions and Parquet files as prompt files; choices in prompts
     expansion, cells          rows in the cells of a matrix: styles, character sets, sizes, workflows, seeds, a control
     plan, workflow, template  from a request to a graph
+    input_rules, input_pixels which input pictures are refused, resized, re-encoded; their bytes
     library                   the workflows that there are, and what each needs
     graph_check, binding      what is wrong with a graph; which of its inputs take which parameter
     graph, node_schema, lora_nodes
@@ -58,7 +60,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     control_messages, selection
                               what is said there; which images are meant
     styles, loras, prompts, variables, naming, pacing, images, protocol, replies, outputs, lifting, diagnosis, request,
-    records, lifecycle, manifest_lines, documents, errors
+    records, lifecycle, manifest_lines, documents, errors, url_secrets
                               pure, as the line above: values in, values out
     sandbox                   the RunPod API on localhost
 """

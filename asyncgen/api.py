@@ -23,6 +23,7 @@ from asyncgen import run, workflow
 from asyncgen._version import __version__
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError, InputError
+from asyncgen.input_pictures import InputPictures
 from asyncgen.intake import IndexedWant, Intake, Prompts
 from asyncgen.matrix_requests import MatrixRequests
 from asyncgen.node_schema import parse_object_info
@@ -31,7 +32,7 @@ from asyncgen.registry import StylesRegistry
 from asyncgen.report import style_history
 from asyncgen.request import KEY_VERSION, ImageRequest
 from asyncgen.results import ImageResult
-from asyncgen.run import BatchRun, Target, Workspace, new_planner, open_run, open_target
+from asyncgen.run import BatchRun, Target, Workspace, new_input_pictures, new_planner, open_run, open_target
 from asyncgen.settings import Concurrency, Settings, load_settings
 from asyncgen.template import Template
 
@@ -78,6 +79,7 @@ class ImageGenerator:
     async def __aenter__(self) -> Self:
         self.planner.template()  # a workflow that is wrong is found now, not at the first image
         self._workspace, self._target = await self._stack.enter_async_context(open_target(self.settings, self._sandbox))
+        self._pictures.root = self._workspace.root
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -96,7 +98,12 @@ class ImageGenerator:
     @cached_property
     def planner(self) -> Planner:
         """What fills styles and defaults in and refuses what is wrong; usable before anything is opened."""
-        return new_planner(self.settings, self.styles, self._model_urls, self._schemas)
+        return new_planner(self.settings, self.styles, self._model_urls, self._schemas, self._pictures)
+
+    @cached_property
+    def _pictures(self) -> InputPictures:
+        """Before entering their root is that of a run, unless the endpoint turns out to be a sandbox."""
+        return new_input_pictures(self.settings, run.output_root(self.settings, self.realm))
 
     def digest(self, fields: Mapping[str, Any]) -> bytes:
         """A hash (16 bytes) of all that decides, beside a row itself, what it wants; `fields` are those of every row.
@@ -296,6 +303,9 @@ class ImageGenerator:
         until = await ledger.last_item(opened)
         while page := await ledger.recorded_wants(opened, after, until, only):
             after = page[-1].item_id
+            if todays_values:
+                named = intake.pictures_of([recorded.request for recorded in page])
+                await self._workspace.ports.file_threads.run(self._pictures.look, named)
             yield [intake.plan_recorded(recorded, todays_values=todays_values) for recorded in page]
 
     def _intake(self, fields: Mapping[str, Any]) -> Intake:

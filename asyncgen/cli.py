@@ -122,14 +122,31 @@ Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Scheduler na
 RawPrompt = Annotated[bool, typer.Option("--raw-prompt", help="Send prompts without the style's texts.")]
 WorkflowOption = Annotated[str | None, typer.Option("--workflow", help="Workflow name, or path to a graph file.")]
 InitImage = Annotated[
-    str | None, typer.Option("--init-image", help="Picture to start from, where the workflow takes one.")
+    str | None,
+    typer.Option("--init-image", help="Picture to start from, where the workflow takes one: path or https URL."),
 ]
 MaskImage = Annotated[
-    str | None, typer.Option("--mask-image", help="Mask, where the workflow takes one: white is made anew.")
+    str | None, typer.Option("--mask-image", help="Mask, as large as the init image: white is made anew.")
 ]
 PoseImage = Annotated[str | None, typer.Option("--pose-image", help="Pose drawing, where the workflow takes one.")]
 Denoise = Annotated[float | None, typer.Option("--denoise", help="How much of the init image is made anew, 0 to 1.")]
 Strength = Annotated[float | None, typer.Option("--strength", help="How strongly the pose holds, 0 to 10.")]
+ResizeInputs = Annotated[
+    str | None,
+    typer.Option(
+        "--resize-inputs",
+        metavar="never|crop|stretch",
+        help="Bring input pictures to the wanted size before they are sent. [default: never]",
+    ),
+]
+ReencodeInputs = Annotated[
+    str | None,
+    typer.Option(
+        "--reencode-inputs",
+        metavar="never|webp-lossless|jpeg:Q",
+        help="How input pictures may be re-encoded where a job would pass 10 MiB. [default: never]",
+    ),
+]
 TeaCache = Annotated[
     bool | None, typer.Option("--teacache/--no-teacache", help="Leave the workflow's TeaCache in, or out.")
 ]
@@ -256,6 +273,8 @@ def batch(
     denoise: Denoise = None,
     strength: Strength = None,
     teacache: TeaCache = None,
+    resize_inputs: ResizeInputs = None,
+    reencode_inputs: ReencodeInputs = None,
     workflow: WorkflowAxis = None,
     model_url: ModelUrl = None,
     object_info: ObjectInfo = None,
@@ -326,7 +345,7 @@ def plan(
     ] = None,
     **given: Any,
 ) -> None:
-    """Tell what `batch` would do with the same options; sends nothing, opens no connection, works beside a run.
+    """Tell what `batch` would do with the same options; sends nothing, works beside a run.
 
     How many images are new, changed, kept or failed before; every problem; time and cost as ranges with their basis;
     samples as they would be sent. Exit code 2 where a problem would stop the batch.
@@ -360,6 +379,8 @@ def generate(
     denoise: Denoise = None,
     strength: Strength = None,
     teacache: TeaCache = None,
+    resize_inputs: ResizeInputs = None,
+    reencode_inputs: ReencodeInputs = None,
     filename: Annotated[str | None, typer.Option("--filename", help="A file name of your own.")] = None,
     workflow: WorkflowOption = None,
     model_url: ModelUrl = None,
@@ -403,6 +424,8 @@ def retry(
     model_url: ModelUrl = None,
     object_info: ObjectInfo = None,
     rebuy_changed: RebuyChanged = False,
+    resize_inputs: ResizeInputs = None,
+    reencode_inputs: ReencodeInputs = None,
     sandbox: Sandbox = False,
     metadata: Metadata = None,
     on_stop: Stop = None,
@@ -810,6 +833,8 @@ def _setup(given: dict[str, Any]) -> Any:
         "budget_usd": given.get("budget"),
         "usd_per_second": given.get("usd_per_second"),
         "gpu": given.get("gpu"),
+        "resize_inputs": given.get("resize_inputs"),
+        "reencode_inputs": given.get("reencode_inputs"),
     }
     return commands.Setup(
         overrides=overrides,

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import PurePath
 from typing import Any, Final
 
 from asyncgen.errors import InputError
@@ -19,7 +20,7 @@ from asyncgen.plan import Planner
 from asyncgen.ports import Ports
 from asyncgen.prompts import BadRow, RawRow, Row
 from asyncgen.records import RecordedWant, Want
-from asyncgen.request import FIELD_NAMES, ImageRequest, parse_request
+from asyncgen.request import FIELD_NAMES, INPUT_PICTURES, ImageRequest, parse_request
 
 Prompt = str | Mapping[str, Any] | ImageRequest
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
@@ -29,6 +30,7 @@ TakeKept = Callable[[Sequence[bytes]], Awaitable[dict[bytes, int]]]
 #: Rows that are looked up at once.
 BLOCK: Final = 4096
 _CHUNK: Final = 32
+_PICTURE: Final = str | bytes | PurePath
 _SLOW_SOURCE_SECONDS: Final = 0.003
 
 
@@ -61,6 +63,7 @@ class Intake:
         said = (shared or {}).items()
         # What is said for all under an alias must give way to what one request says under the field's own name.
         self._shared = {FIELD_NAMES.get(name, name): value for name, value in said if value is not None}
+        self._shared_pictures = _pictures_named(self._shared)
         self._skip_bad, self._on_bad = skip_bad, on_bad
         self._name, self._next_index, self._read = name, 0, 0
 
@@ -78,8 +81,9 @@ class Intake:
             self._read += 1
             try:
                 request = self._request(prompt)
-                # A workflow that a row names is a file of its own, which may change under an equal key.
-                key = prompt.key if isinstance(prompt, Row) and request.workflow is None else None
+                # A workflow or a picture that a row names is a file of its own, which may change under an equal key.
+                has_files = request.workflow is not None or bool(request.input_pictures)
+                key = prompt.key if isinstance(prompt, Row) and not has_files else None
                 wants = self._planner.wants(request, key)
             except InputError as error:
                 self._refuse(prompt, error)
@@ -111,6 +115,7 @@ class Intake:
             for begin in range(0, len(fresh), _CHUNK):
                 chunk = fresh[begin : begin + _CHUNK]
                 parsed = await ports.file_threads.run(lambda chunk=chunk: [parse(row) for _, row in chunk])
+                await self._look_at_pictures(parsed, ports)
                 for wants in _chunked(self._planned_between(parsed, [places for places, _ in chunk])):
                     yield wants
             self._next_index += kept_last
@@ -132,13 +137,30 @@ class Intake:
             )
         if isinstance(prompts, AsyncIterable):
             async for prompt in prompts:
+                await self._look_at_pictures([prompt], ports)
                 for wants in _chunked(self._planned([prompt])):
                     yield wants
             return
-        planned = self._planned(prompts)
-        while wants := list(_until_slow(islice(planned, _CHUNK), ports.clock.now)):
-            yield wants
-            await ports.clock.sleep(0)
+        unread = iter(prompts)
+        while read := list(_until_slow(islice(unread, _CHUNK), ports.clock.now)):
+            await self._look_at_pictures(read, ports)
+            planned = self._planned(read)
+            while wants := list(_until_slow(islice(planned, _CHUNK), ports.clock.now)):
+                yield wants
+                await ports.clock.sleep(0)
+
+    async def _look_at_pictures(self, prompts: Iterable[Prompt | Row | BadRow], ports: Ports) -> None:
+        """Off the event loop, so that planning finds them known."""
+        named = self.pictures_of(prompts)
+        if named and self._planner.pictures is not None:
+            await ports.file_threads.run(self._planner.pictures.look, named)
+
+    def pictures_of(self, prompts: Iterable[Prompt | Row | BadRow]) -> list[str | bytes | PurePath]:
+        """The input pictures that these prompts name, by themselves or with all others."""
+        named = [_pictures_named(prompt) for prompt in prompts]
+        if not any(named) and not self._shared_pictures:
+            return []
+        return [picture for own in named for picture in {**self._shared_pictures, **own}.values()]
 
     def _place(self, prompt: Prompt | Row | BadRow) -> str:
         return prompt.where or f"{self._name}:{prompt.line}" if isinstance(prompt, Row) else f"prompt {self._read}"
@@ -168,6 +190,14 @@ class Intake:
 
 def _fields(request: ImageRequest) -> Mapping[str, Any]:
     return {name: getattr(request, name) for name in request.model_fields_set}
+
+
+def _pictures_named(prompt: Prompt | Row | BadRow) -> Mapping[str, Any]:
+    """Without checking anything: what is wrong is told when the prompt is planned."""
+    if isinstance(prompt, Mapping):
+        return {name: prompt[name] for name in INPUT_PICTURES if isinstance(prompt.get(name), _PICTURE)}
+    request = prompt.request if isinstance(prompt, Row) else prompt
+    return request.input_pictures if isinstance(request, ImageRequest) else {}
 
 
 def _without(block: Iterable[RawRow | BadRow], kept: dict[bytes, int]) -> tuple[list[tuple[int, RawRow | BadRow]], int]:

@@ -17,11 +17,9 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import anyio
-import pybase64
 
 from asyncgen import images, naming
 from asyncgen.allowance import Allowance
@@ -35,7 +33,6 @@ from asyncgen.marking import Marking
 from asyncgen.plan import Planner
 from asyncgen.ports import Ports
 from asyncgen.protocol import (
-    MAX_RUN_BODY_BYTES,
     Accepted,
     Cancelled,
     Completed,
@@ -241,7 +238,10 @@ class Job:
     async def _body(self, terms: Terms) -> bytes:
         request = self.want.request
         self._bench.planner.check_workflow(request, self.want.spec)
-        pictures = {name: await self._input_picture(name, path) for name, path in request.input_pictures.items()}
+        pictures = {
+            name: await self._bench.ports.file_threads.run(self._input_picture, name, reference)
+            for name, reference in request.named_pictures.items()
+        }
         self._picture_names = {name: file_name for name, (file_name, _) in pictures.items()}
         return job_body(
             self._bench.planner.job_input(request, self.want.spec, self.item.seed, pictures),
@@ -249,19 +249,12 @@ class Job:
             execution_timeout_ms=terms.execution_timeout_ms,
         )
 
-    async def _input_picture(self, name: str, path: str) -> tuple[str, str]:
-        disk, threads = self._bench.ports.disk, self._bench.ports.file_threads
-        try:
-            size_bytes = await threads.run(disk.size_bytes, Path(path))
-            if size_bytes is None or size_bytes > MAX_RUN_BODY_BYTES:
-                raise InputError(f"{path} is no file of at most {MAX_RUN_BODY_BYTES:,} bytes", field=name)
-            data = await threads.run(disk.read, Path(path))
-            picture = images.check(data)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}", field=name) from error
-        except ImageFaultError as fault:
-            raise InputError(f"{path}: {fault.message}", field=name) from fault
-        return f"{picture.sha256[:16]}{picture.suffix}", pybase64.b64encode(data).decode("ascii")
+    def _input_picture(self, name: str, reference: str) -> tuple[str, str]:
+        """The name and the base64 of what is sent. Blocks. Raises `InputError` where it is not what was wanted."""
+        pictures = self._bench.planner.pictures
+        if pictures is None:
+            raise InputError("no input pictures can be sent from here", field=name)
+        return pictures.to_send(name, reference, self.want.spec.sent_pictures.get(name))
 
     # -- collect: accepted → storing → stored --------------------------------------------------------------------
 

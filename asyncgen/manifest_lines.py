@@ -21,7 +21,7 @@ from asyncgen.workflow import DEFAULTS
 
 #: What is longer was never a line of ours: a request is at most the 10 MiB that the platform takes.
 MOST_LINE_BYTES: Final = 16 * 1024 * 1024
-_SPEC_FIELDS: Final = tuple(field.name for field in fields(Spec))
+_SPEC_FIELDS: Final = tuple(field.name for field in fields(Spec) if field.name != "sent_pictures")
 # Values that a style can fill too: without a style, one that is not the default was said.
 _SAID_WITHOUT_STYLE: Final = ("steps", "model", "sampler_name", "scheduler_name", "flux_guidance")
 _ALWAYS_SAID: Final = ("width", "height", "batch_size")
@@ -104,6 +104,7 @@ def read_line(text: bytes) -> Recorded:
 def _spec(members: dict[str, Any], line: _Line) -> Spec:
     """The values it was made with. The picture's own size may be another than was wanted: a workflow may enlarge."""
     values = {name: members[name] for name in _SPEC_FIELDS}
+    values["sent_pictures"] = members.get("sent_pictures", {})
     values["width"] = line.width if line.wanted_width is None else line.wanted_width
     values["height"] = line.height if line.wanted_height is None else line.wanted_height
     return Spec.from_json(json.dumps(values))

@@ -6,19 +6,22 @@ found here, before anything is recorded or sent.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Protocol
 
 from asyncgen.errors import InputError
 from asyncgen.graph import Graph
 from asyncgen.graph_check import problems, refuse
+from asyncgen.input_pixels import PictureFacts
+from asyncgen.input_rules import PictureRules, fitted, within_body
 from asyncgen.loras import Lora, stack_loras, with_suffix
 from asyncgen.node_schema import NodeSchemas, shipped_schemas
-from asyncgen.records import RecordedWant, Spec, Want
+from asyncgen.records import RecordedWant, SentPicture, Spec, Want
 from asyncgen.request import INPUT_PICTURES, MAX_SEED, RECORD_FIELDS, ImageRequest, content_key
 from asyncgen.styles import LoraFile, Style, compose_prompt
 from asyncgen.template import DEFAULT_WORKFLOW, Template
@@ -66,11 +69,24 @@ class Styles(Protocol):
     def get_lora_info(self, lora: str) -> LoraFile | None: ...
 
 
+class Pictures(Protocol):
+    """What planning needs of the input pictures; see `asyncgen.input_pictures`."""
+
+    rules: PictureRules
+
+    def taken_in(self, request: ImageRequest) -> ImageRequest: ...
+    def facts(self, name: str, reference: str) -> PictureFacts: ...
+    def base64_bytes(self, name: str, reference: str, picture: SentPicture) -> int: ...
+    def look(self, references: Iterable[str | bytes | PurePath]) -> None: ...
+    def to_send(self, name: str, reference: str, picture: SentPicture | None) -> tuple[str, str]: ...
+
+
 class Planner:
     """Turns requests into wants, and wants into job inputs, for one registry and the workflows it meets.
 
     `model_urls` maps LoRA names to URLs that workers may download them from; it wins over the registry's `s3_url`.
     `schemas` are the node classes of the server that will run the graphs; None: those that a workflow was added with.
+    `pictures` None: input pictures are not looked at.
     """
 
     def __init__(
@@ -82,8 +98,10 @@ class Planner:
         user_folder: Path | None = None,
         max_result_bytes: int = MAX_RESULT_BYTES,
         schemas: NodeSchemas | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
         self._schemas = schemas
+        self.pictures = pictures
         self._styles, self._workflow, self._user_folder = styles, workflow, user_folder
         self._model_urls = {with_suffix(name): url for name, url in (model_urls or {}).items()}
         self._max_result_bytes = max_result_bytes
@@ -100,13 +118,13 @@ class Planner:
 
     def wants(self, request: ImageRequest, row_key: bytes | None = None) -> Iterator[Want]:
         """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""
-        request = self._with_workflow(request)
+        request = self._recordable(request)
         spec = self.spec(request)
         return (self._want(request, replica, spec, row_key) for replica in range(request.images))
 
     def want(self, request: ImageRequest, replica: int) -> Want:
         """One of the jobs that a request stands for. Raises `InputError`."""
-        request = self._with_workflow(request)
+        request = self._recordable(request)
         return self._want(request, replica, self.spec(request))
 
     def recorded(self, recorded: RecordedWant, *, todays_values: bool) -> Want:
@@ -123,8 +141,13 @@ class Planner:
                 field="workflow",
             )
 
-    def _with_workflow(self, request: ImageRequest) -> ImageRequest:
-        """The run's workflow belongs to what is wanted: whoever plans it again must plan it alike."""
+    def _recordable(self, request: ImageRequest) -> ImageRequest:
+        """The run's workflow belongs to what is wanted: whoever plans it again must plan it alike.
+
+        So do input pictures, which a later process must find again.
+        """
+        if request.input_pictures and self.pictures is not None:
+            request = self.pictures.taken_in(request)
         if request.workflow is not None or self._workflow == DEFAULT_WORKFLOW:
             return request
         return request.model_copy(update={"workflow": self._workflow})
@@ -142,7 +165,25 @@ class Planner:
         style = None if request.style_id is None else self._styles.get_style_by_id(request.style_id)
         recipe = self._recipe(request, style)
         prompt_sent = compose_prompt(style, request.prompt, request.raw_prompt)
-        return replace(recipe.spec, prompt=request.prompt, prompt_sent=prompt_sent)
+        spec = replace(recipe.spec, prompt=request.prompt, prompt_sent=prompt_sent)
+        return self._with_pictures(request, spec, self.pictures) if request.input_pictures and self.pictures else spec
+
+    def _with_pictures(self, request: ImageRequest, spec: Spec, pictures: Pictures) -> Spec:
+        """The spec with what is sent of each input picture. Raises `InputError` naming the one that is wrong."""
+        template, rules, named = self.template(request.workflow), pictures.rules, request.named_pictures
+        facts = {name: pictures.facts(name, reference) for name, reference in named.items()}
+        found = fitted(template, facts, (request.width, request.height), (spec.width, spec.height), rules)
+        for name, warning in found.warnings.items():
+            self._warn_once(f"{template.name} {name}", [warning])
+        spec = replace(spec, width=found.size[0], height=found.size[1])
+        _check_result_size(spec, self._max_result_bytes)
+        names = {name: picture.sha256 for name, picture in found.pictures.items()}
+        graph_bytes = len(json.dumps(self.graph(request, spec, MAX_SEED, names)))
+
+        def base64_bytes(name: str, picture: SentPicture) -> int:
+            return pictures.base64_bytes(name, named[name], picture)
+
+        return replace(spec, sent_pictures=within_body(found.pictures, base64_bytes, graph_bytes, rules))
 
     def _recipe(self, request: ImageRequest, style: Style | None) -> _Recipe:
         key = _recipe_key(request)
@@ -157,7 +198,7 @@ class Planner:
     def _checked_spec(self, request: ImageRequest, style: Style | None) -> Spec:
         spec = self._composed(request, style)
         template = self.template(request.workflow)
-        graph = self.graph(request, spec, request.seed or 0, request.input_pictures)
+        graph = self.graph(request, spec, request.seed or 0, request.named_pictures)
         self._check_graph(template, graph)
         _check_result_size(spec, self._max_result_bytes)
         if spec.loras:

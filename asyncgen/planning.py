@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -177,7 +176,6 @@ class _Bodies:
         self._timeout_ms = int(settings.execution_timeout_seconds * 1000)
         self._bases: dict[object, int] = {}
         self._largest: tuple[int, str, Want] | None = None
-        self._picture_bytes = lru_cache(BLOCK)(_picture_bytes)
 
     def weigh(self, place: str, want: Want) -> None:
         """Reckon with one job; tell of one that no endpoint would take, and of pictures that cannot be read."""
@@ -210,11 +208,11 @@ class _Bodies:
         """One job, its size exact but for the digits of a seed that is still to be drawn: then it is the most."""
         spec = want.spec
         loras = tuple(f"{lora.name}:{lora.strength:g}" for lora in spec.loras)
-        size = self._exact(want.request, spec) + self._pictures(want.request)
+        size = self._exact(want.request, spec) + self._pictures(want.request, spec)
         return Shown(place, spec.prompt_sent, loras, str(lane_of(spec)), size)
 
     def _size(self, request: ImageRequest, spec: Spec) -> int:
-        texts = self._texts(request, spec) + self._pictures(request)
+        texts = self._texts(request, spec) + self._pictures(request, spec)
         graph = (spec.workflow, spec.model, spec.loras, spec.model_urls)
         base = self._bases.get(graph)
         if base is None:
@@ -228,8 +226,11 @@ class _Bodies:
         own = len(json.dumps(dict(spec.parameters))) if spec.parameters else 0
         return places * len(_JSON.encode(spec.prompt_sent).encode()) + own
 
-    def _pictures(self, request: ImageRequest) -> int:
-        return sum(self._picture_bytes(name, path) for name, path in request.input_pictures.items())
+    def _pictures(self, request: ImageRequest, spec: Spec) -> int:
+        pictures, named = self._planner.pictures, request.named_pictures
+        if pictures is None or not spec.sent_pictures:
+            return 0
+        return sum(pictures.base64_bytes(name, named[name], sent) for name, sent in spec.sent_pictures.items())
 
     def _exact(self, request: ImageRequest, spec: Spec) -> int:
         """Of a job without the bytes of its pictures."""
@@ -238,17 +239,6 @@ class _Bodies:
         job_input = self._planner.job_input(request, spec, seed, pictures)
         policy = {"ttl": self._ttl_ms, "executionTimeout": self._timeout_ms}
         return len(_JSON.encode({"input": job_input, "policy": policy}).encode())
-
-
-def _picture_bytes(name: str, path: str) -> int:
-    """How many bytes a picture takes in a body. Raises `InputError` where it cannot be read."""
-    if path.startswith(("https://", "http://")):
-        return 0  # its server would have to be asked
-    try:
-        return (Path(path).stat().st_size + 2) // 3 * 4  # base64
-    except OSError as error:
-        message = f"cannot read {path}: {error.strerror}; the image would fail, and cost nothing"
-        raise InputError(message, field=name) from error
 
 
 @contextmanager

@@ -297,7 +297,7 @@ def download_request(
 
     `allow_private` admits plain http and private addresses, for sandboxes and one's own storage.
     """
-    if problem := _download_problem(url, allow_private):
+    if problem := download_problem(url, allow_private):
         message = f"the worker's result URL was not opened: {problem}"
         return Rejected(Failure(FailureClass.ITEM, FailureCode.RESULT_URL_REFUSED, message))
     return HttpRequest(
@@ -310,7 +310,8 @@ def download_request(
     )
 
 
-def _download_problem(url: str, allow_private: bool) -> str | None:
+def download_problem(url: str, allow_private: bool) -> str | None:
+    """Why a URL that somebody else named must not be opened, None where it may be."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

@@ -21,11 +21,35 @@ _CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separat
 
 
 @dataclass(frozen=True, slots=True)
+class SentPicture:
+    """One input picture as it was wanted: `sha256`, bytes and `format` are those of the file that the request names.
+
+    Width and height are pixels as a viewer shows them. `resized` is what it is made of before it is sent
+    (`crop:1360x768`, `stretch:…`) and `encoded` how (`webp-lossless`, `jpeg:90`); None for both: sent byte by byte.
+    """
+
+    sha256: str
+    format: str
+    width: int
+    height: int
+    size_bytes: int
+    resized: str | None = None
+    encoded: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What is None is left out."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """Everything that decides what one job paints, but for the seed: the request with style and defaults filled in.
 
     `prompt` is the caller's text, `prompt_sent` the composed one; sizes are pixels. `workflow_digest` is a hash of the
-    graph and its bindings, so that an edited workflow can be told from the one an image was made with.
+    graph and its bindings, so that an edited workflow can be told from the one an image was made with. `model_urls` are
+    without what may be secret in them. `sent_pictures` are the input pictures by their names; old
+    ledgers have none.
     """
 
     prompt: str
@@ -45,11 +69,14 @@ class Spec:
     workflow_digest: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     model_urls: tuple[tuple[str, str], ...] = ()
+    sent_pictures: Mapping[str, SentPicture] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Canonical JSON, as the ledger keeps it."""
         values = {name: getattr(self, name) for name in self.__slots__}
         values["loras"] = [{"name": lora.name, "strength": lora.strength} for lora in self.loras]
+        if sent := values.pop("sent_pictures"):  # left out, so that images without any keep their fingerprints
+            values["sent_pictures"] = {name: picture.to_json() for name, picture in sent.items()}
         return _CANONICAL.encode(values)
 
     @classmethod
@@ -58,6 +85,8 @@ class Spec:
         values = json.loads(text)
         values["loras"] = tuple(Lora(**lora) for lora in values["loras"])
         values["model_urls"] = tuple((name, url) for name, url in values["model_urls"])
+        sent = values.get("sent_pictures", {})
+        values["sent_pictures"] = {name: SentPicture(**picture) for name, picture in sent.items()}
         return cls(**values)
 
 

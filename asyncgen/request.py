@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any, Final, Self
 
 from pydantic import (
@@ -36,6 +37,8 @@ RANDOM_SEED: Final = -1
 MAX_PRIORITY: Final = 1000
 MAX_SEED: Final = 2**64 - 1
 INPUT_PICTURES: Final = ("init_image", "mask_image", "pose_image")
+#: How a picture that is kept in the output root's folder `inputs` is named; its file name follows.
+KEPT_PICTURE: Final = "inputs:"
 #: Fields that are parameters of the workflow by the same name, which not every workflow takes.
 _PARAMETERS: Final = ("denoise", "strength", "teacache")
 
@@ -94,9 +97,15 @@ class ImageRequest(BaseModel):
     parameters: Mapping[str, StrictBool | StrictInt | StrictFloat | StrictStr] = Field(
         default_factory=dict, description="Further parameters that the workflow's bindings name: texts and numbers."
     )
-    init_image: str | None = Field(None, description="Path of the picture to start from, where the workflow takes one.")
-    mask_image: str | None = Field(None, description="Path of the mask picture, where the workflow takes one.")
-    pose_image: str | None = Field(None, description="Path of the pose picture, where the workflow takes one.")
+    init_image: str | bytes | None = Field(
+        None, description="The picture to start from, where the workflow takes one: path, https URL, or bytes."
+    )
+    mask_image: str | bytes | None = Field(
+        None, description="The mask, of the init_image's size: path, https URL, or bytes. White is made anew."
+    )
+    pose_image: str | bytes | None = Field(
+        None, description="The pose drawing, where the workflow takes one: path, https URL, or bytes."
+    )
     denoise: float | None = Field(
         None, ge=0, le=1, description="How much of the init_image is made anew, 0 to 1. Default: the workflow's."
     )
@@ -160,11 +169,22 @@ class ImageRequest(BaseModel):
             raise ValueError("seed_number says which derived seed `seed` is: give that too")
         return self
 
+    @field_validator(*INPUT_PICTURES, mode="before")
+    @classmethod
+    def _picture_is_named(cls, value: object) -> object:
+        if isinstance(value, bytearray | memoryview):
+            return bytes(value)
+        if not isinstance(value, str | bytes | PurePath | None):
+            raise ValueError("must be a path, an https URL, or a picture's bytes")  # noqa: TRY004 - as above
+        return str(value) if isinstance(value, PurePath) else value
+
     @field_validator(*INPUT_PICTURES)
     @classmethod
-    def _path_can_be_one(cls, value: str | None) -> str | None:
-        if value is not None and "\0" in value:
+    def _path_can_be_one(cls, value: str | bytes | None) -> str | bytes | None:
+        if isinstance(value, str) and "\0" in value:
             raise ValueError("holds a NUL character, which no path has")
+        if value is not None and not value:
+            raise ValueError("is empty: give a path, a URL or a picture's bytes")
         return value
 
     @field_validator("id")
@@ -182,10 +202,15 @@ class ImageRequest(BaseModel):
         return None if value == RANDOM_SEED else value
 
     @property
-    def input_pictures(self) -> dict[str, str]:
-        """The paths of the pictures that are sent along, by the name the workflow's bindings give them."""
+    def input_pictures(self) -> dict[str, str | bytes]:
+        """The pictures that are sent along, as they were named, by the name the workflow's bindings give them."""
         named = {name: getattr(self, name) for name in INPUT_PICTURES}
-        return {name: path for name, path in named.items() if path is not None}
+        return {name: picture for name, picture in named.items() if picture is not None}
+
+    @property
+    def named_pictures(self) -> dict[str, str]:
+        """The input pictures that are named by a path or a URL: all of them, once a request may be recorded."""
+        return {name: picture for name, picture in self.input_pictures.items() if isinstance(picture, str)}
 
     @property
     def own_parameters(self) -> dict[str, float | bool]:
@@ -195,7 +220,10 @@ class ImageRequest(BaseModel):
 
     def said(self) -> dict[str, Any]:
         """What the caller said, without defaults: enough to make the same request again (`parse_request(said)`)."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        given = {name: picture for name, picture in self.input_pictures.items() if isinstance(picture, bytes)}
+        said = self.model_dump(mode="json", exclude_defaults=True, exclude=set(given))
+        # Bytes are kept in a file before a request is recorded; this is for whoever looks at it earlier.
+        return said | {name: f"sha256:{hashlib.sha256(data).hexdigest()}" for name, data in given.items()}
 
     def said_json(self) -> str:
         """`said` in canonical JSON, as the ledger keeps it."""

@@ -35,6 +35,8 @@ from asyncgen.errors import (
     RunPausedError,
 )
 from asyncgen.forecast import Forecast
+from asyncgen.input_pictures import InputPictures
+from asyncgen.input_rules import PictureRules
 from asyncgen.intake import IndexedWant
 from asyncgen.job import Policy, Workbench
 from asyncgen.lanes import Lanes
@@ -45,7 +47,7 @@ from asyncgen.manifest import FILE_NAME as MANIFEST_NAME
 from asyncgen.manifest import Manifest
 from asyncgen.money import Budget, Price
 from asyncgen.node_schema import NodeSchemas
-from asyncgen.plan import Planner, Styles
+from asyncgen.plan import Pictures, Planner, Styles
 from asyncgen.ports import Ports, Transport, TransportError
 from asyncgen.prices import find_price
 from asyncgen.protocol import EndpointAddress
@@ -278,6 +280,7 @@ def new_planner(
     styles: Styles,
     model_urls: Mapping[str, str] | None = None,
     schemas: NodeSchemas | None = None,
+    pictures: Pictures | None = None,
 ) -> Planner:
     """The planner of one run."""
     workflow = settings.workflow_name()
@@ -288,6 +291,18 @@ def new_planner(
         user_folder=user_folder(),
         max_result_bytes=settings.result_limit_bytes,
         schemas=schemas,
+        pictures=pictures,
+    )
+
+
+def new_input_pictures(settings: Settings, root: Path) -> InputPictures:
+    """The input pictures of runs over one output root."""
+    return InputPictures(
+        root,
+        PictureRules(settings.resize_inputs, settings.reencode_inputs),
+        max_bytes=settings.max_result_bytes,
+        allow_private=settings.allow_private_urls,
+        timeout_seconds=settings.request_timeout_seconds,
     )
 
 

@@ -22,6 +22,7 @@ from asyncgen.errors import SettingsError
 ENV_FILE: Final = ".env"
 RUNPOD_BASE_URL: Final = "https://api.runpod.ai/v2"
 _ENDPOINT_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_REENCODING: Final = re.compile(r"never|webp-lossless|jpeg:([1-9][0-9]?|100)")
 DEFAULT_MODE: Final = "wizard"
 DEFAULT_PATH_TEMPLATE: Final = "resources/style_images/{style}/generated_{time}_{hex8}"
 
@@ -164,6 +165,20 @@ class Settings(BaseSettings):
         "it are refused. Raise it where workers answer with URLs.",
     )
 
+    # input pictures
+    resize_inputs: Literal["never", "crop", "stretch"] = _env(
+        "ASYNCGEN_RESIZE_INPUTS",
+        "never",
+        "Whether input pictures are brought to the wanted size before they are sent: never, crop (the middle is kept) "
+        "or stretch. Masks go with their picture.",
+    )
+    reencode_inputs: str = _env(
+        "ASYNCGEN_REENCODE_INPUTS",
+        "never",
+        "How input pictures may be re-encoded where a job would pass the platform's 10 MiB: never, webp-lossless, or "
+        "jpeg:QUALITY such as jpeg:90. Masks, and pictures with transparent parts, stay lossless.",
+    )
+
     # what it may cost
     budget_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = _env(
         "ASYNCGEN_BUDGET_USD",
@@ -210,10 +225,14 @@ class Settings(BaseSettings):
         "seed (`basic`); or nothing (`none`: the worker's bytes as they came).",
     )
     allow_private_urls: bool = _env(
-        "ASYNCGEN_ALLOW_PRIVATE_URLS", False, "Let result URLs point to http, loopback or private addresses."
+        "ASYNCGEN_ALLOW_PRIVATE_URLS",
+        False,
+        "Let URLs of results and of input pictures point to http, loopback or private addresses.",
     )
     max_result_bytes: Annotated[int, Field(ge=1024)] = _env(
-        "ASYNCGEN_MAX_RESULT_BYTES", 64 * 1024 * 1024, "Bytes of one downloaded picture at the most."
+        "ASYNCGEN_MAX_RESULT_BYTES",
+        64 * 1024 * 1024,
+        "Bytes of one downloaded picture at the most, and of one input picture.",
     )
 
     @field_validator("concurrency", mode="before")
@@ -223,6 +242,13 @@ class Settings(BaseSettings):
         if text == AUTO or (text.isascii() and text.isdigit() and int(text) >= 1):
             return text if text == AUTO else int(text)
         raise ValueError("must be a whole number from 1, or auto")
+
+    @field_validator("reencode_inputs")
+    @classmethod
+    def _encoding_is_known(cls, value: str) -> str:
+        if not _REENCODING.fullmatch(value):
+            raise ValueError("must be never, webp-lossless, or jpeg:QUALITY with a quality of 1 to 100")
+        return value
 
     @field_validator("endpoint_base_url", "management_url")
     @classmethod
@@ -309,6 +335,8 @@ _OPTIONS: Final = {
     "ASYNCGEN_CONCURRENCY": "--concurrency",
     "ASYNCGEN_ENDPOINT": "--endpoint",
     "ASYNCGEN_OUTPUT_ROOT": "--out",
+    "ASYNCGEN_RESIZE_INPUTS": "--resize-inputs",
+    "ASYNCGEN_REENCODE_INPUTS": "--reencode-inputs",
 }
 _KEY_CHARACTERS: Final = re.compile(r"[!-~]+")
 S = TypeVar("S", bound=Settings)

@@ -29,6 +29,7 @@ from asyncgen.allowance import Allowance
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Choices, Engine
 from asyncgen.forecast import Forecast
+from asyncgen.input_pictures import InputPictures
 from asyncgen.intake import IndexedWant, Intake
 from asyncgen.job import Job, Policy, Workbench
 from asyncgen.lanes import Lanes
@@ -91,6 +92,13 @@ def settings_for(sandbox: Sandbox, root: Path, **more: Any) -> Settings:
 def bought(sandbox: Sandbox) -> list[dict[str, Any]]:
     """Every job that the sandbox has accepted, in order."""
     return list(sandbox.books.entries())
+
+
+def received(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """The `input` of every job that ends from now on, as it came over HTTP."""
+    inputs: list[dict[str, Any]] = []
+    sandbox.exchange.listeners.append(lambda _, matter: inputs.append(json.loads(matter.job_input)))
+    return inputs
 
 
 def most_out_at_once(jobs: list[dict[str, Any]], name: str = "accepted_at") -> int:
@@ -196,7 +204,7 @@ async def wired(
                 ports=ports,
                 ledger=ledger,
                 store=Store(ports, root),
-                planner=Planner(StylesRegistry.load(None), "normal_image_v4_workflow"),
+                planner=Planner(StylesRegistry.load(None), "normal_image_v4_workflow", pictures=InputPictures(root)),
                 endpoint_at=lambda _: endpoint,
                 allowance=allowance or allowing(f"{base_url}/{ENDPOINT}"),
                 policy=_policy(**policy),

@@ -271,8 +271,8 @@ async def test_an_input_picture_that_cannot_be_one_is_never_read(
         file.truncate(1 << 40)
     async with open_sandbox() as sandbox, wired(sandbox, tmp_path / "out") as parts:
         job = await parts.job()
-        with pytest.raises(InputError, match="is no file of at most 10,485,760 bytes"):
-            await job._input_picture("init_image", path)
+        with pytest.raises(InputError, match="is no file of at most 67,108,864 bytes"):
+            job._input_picture("init_image", path)
 
 
 INFRASTRUCTURE = [

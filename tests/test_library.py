@@ -9,10 +9,9 @@ from typing import Any
 import anyio.to_thread
 import pytest
 from aiohttp import web
-from PIL import Image
-from support import SMALL, Ran, bought, files, open_sandbox, run_cli, settings_for, site, size_of, true_output
+from support import Ran, run_cli, site, true_output
 
-from asyncgen import ImageGenerator, WorkflowError, assets
+from asyncgen import WorkflowError, assets
 from asyncgen.errors import InputError
 from asyncgen.graph import Graph
 from asyncgen.loras import Lora
@@ -254,42 +253,6 @@ def test_a_value_that_the_server_would_refuse_costs_nothing(planner: Planner) ->
 
 
 # -- end to end -----------------------------------------------------------------------------------------------------
-
-
-def write_picture(path: Path, size: tuple[int, int] = (96, 64)) -> str:
-    Image.linear_gradient("L").resize(size).convert("RGB").save(path)
-    return str(path)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("name", sorted(ORIGINS))
-async def test_each_workflow_makes_real_pictures_of_real_pictures(tmp_path: Path, name: str) -> None:
-    template = Template.load(name)
-    sources = {part: write_picture(tmp_path / f"{part}.png") for part in template.images}
-    said = {"prompt": "a red fox", **sources, **SMALL} if template.binds("width") else {"prompt": "x", **sources}
-    async with open_sandbox(execution="fixed:0.05") as sandbox:
-        async with ImageGenerator(settings_for(sandbox, tmp_path / "out", workflow=name)) as generator:
-            (result,) = await generator.generate_many([said])
-        (_,) = bought(sandbox)  # which refuses a graph that names a picture that was not sent along
-    assert result.ok, result.failure
-    (line,) = true_output(tmp_path / "out")
-    (picture,) = files(tmp_path / "out", "*.png")
-    assert line["workflow"] == name
-    with Image.open(picture) as image:
-        image.load()
-
-
-@pytest.mark.anyio
-async def test_an_upscale_is_twice_as_large(tmp_path: Path) -> None:
-    source = write_picture(tmp_path / "small.png", (96, 64))
-    async with (
-        open_sandbox(execution="fixed:0.05") as sandbox,
-        ImageGenerator(settings_for(sandbox, tmp_path / "out", workflow="text2img_upscale")) as generator,
-    ):
-        await generator.generate_many(["a fox"], **SMALL)
-        await generator.generate_many([{"init_image": source, "workflow": "upscale"}])
-    sizes = {size_of(path.read_bytes()) for path in files(tmp_path / "out", "*.png")}
-    assert (SMALL["width"] * 2, SMALL["height"] * 2) in sizes
 
 
 def cli(folder: Path, *arguments: str) -> Ran:

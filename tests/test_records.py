@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parts import want
 
 from asyncgen.loras import Lora
-from asyncgen.records import Spec
+from asyncgen.records import SentPicture, Spec
 
 TEXT = st.text(max_size=20)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -23,6 +23,11 @@ SPECS = st.builds(
     workflow=TEXT, workflow_digest=TEXT,
     parameters=st.dictionaries(TEXT, st.booleans() | st.integers() | NUMBERS | TEXT, max_size=3),
     model_urls=st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple),
+    sent_pictures=st.dictionaries(
+        TEXT,
+        st.builds(SentPicture, TEXT, TEXT, *[st.integers()] * 3, *[st.none() | TEXT] * 2),
+        max_size=2,
+    ),
 )  # fmt: skip
 #: Another value for every field of a spec.
 OTHERWISE: dict[str, Any] = {
@@ -30,6 +35,7 @@ OTHERWISE: dict[str, Any] = {
     "steps": 99, "batch_size": 3, "model": "other", "sampler_name": "heun", "scheduler_name": "beta",
     "flux_guidance": 9.5, "loras": (Lora("other.safetensors", 0.25),), "workflow": "other", "workflow_digest": "0",
     "parameters": {"max_shift": 2.0}, "model_urls": (("other.safetensors", "https://x.example/o"),),
+    "sent_pictures": {"init_image": SentPicture("0" * 64, "png", 8, 8, 99)},
 }  # fmt: skip
 
 
@@ -51,6 +57,12 @@ def test_whatever_changes_in_a_spec_changes_the_fingerprint(name: str) -> None:
     changed = replace(wanted, spec=replace(wanted.spec, **{name: OTHERWISE[name]}))
     assert changed.fingerprint != wanted.fingerprint
     assert len(wanted.fingerprint) == 16
+
+
+def test_a_spec_without_input_pictures_is_written_as_it_was_before_there_were_any() -> None:
+    text = want().spec.to_json()
+    assert "sent_pictures" not in text
+    assert Spec.from_json(text) == want().spec
 
 
 def test_the_seed_and_the_filename_do_not_change_the_fingerprint() -> None:

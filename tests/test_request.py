@@ -14,7 +14,7 @@ from asyncgen.request import KEY_VERSION, MAX_SEED, ImageRequest, content_key, p
 
 WORKFLOW = "normal_image_v4_workflow"
 TEXT = st.text(max_size=30)
-PATHS = TEXT.filter(lambda text: "\0" not in text)
+PATHS = TEXT.filter(lambda text: bool(text) and "\0" not in text)
 WORDS = st.text(min_size=1, max_size=30).filter(str.strip)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 INTEGERS = st.integers(-(2**70), 2**70)

@@ -327,14 +327,15 @@ _TEXT_INPUTS: Final = ("text", "t5xxl", "clip_l", "prompt")
 _PICTURE_INPUTS: Final = ("images", "image", "pixels", "samples", "latent_image", "latent")
 
 
-def read_wish(graph: Mapping[str, Any]) -> Wish:
+def read_wish(graph: Mapping[str, Any], sizes: Mapping[str, tuple[int, int]] | None = None) -> Wish:
     """What to paint, found by following the links back from the node that saves, whatever the ids and titles are.
 
-    Never raises on a graph that `check_graph` accepts; what it cannot find is "" or 0 or 1, and 1024 x 1024.
+    `sizes` are those of the pictures that a `LoadImage` may name. Never raises on a graph that `check_graph` accepts;
+    what it cannot find is "" or 0 or 1, and 1024 x 1024.
     """
     output = _output_node(graph)
     nodes = [_inputs(graph, node_id) for node_id in _upstream(graph, output, without=("negative",))]
-    width, height, batch_size = _read_size(graph, output)
+    width, height, batch_size = _read_size(graph, output, sizes or {})
     return Wish(
         prompt=_first_text(nodes),
         seed=_first_number(nodes, ("noise_seed", "seed"), 0),
@@ -399,12 +400,12 @@ def _picture_path(graph: Mapping[str, Any], output: str) -> list[str]:
     return path[::-1]
 
 
-def _read_size(graph: Mapping[str, Any], output: str) -> tuple[int, int, int]:
+def _read_size(graph: Mapping[str, Any], output: str, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int, int]:
     """Width, height and number of the pictures that leave `output`."""
     size, batch_size = _DEFAULT_SIZE, 1
     for node_id in _picture_path(graph, output):
-        size = _size_after(graph, node_id, size)
         inputs = _inputs(graph, node_id)
+        size = sizes.get(str(inputs.get("image")), _size_after(graph, node_id, size))
         batch_size = int(_number(inputs, "batch_size", batch_size) * _number(inputs, "amount", 1))
     return (*size, max(batch_size, 1))
 

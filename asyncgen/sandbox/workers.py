@@ -11,12 +11,15 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from io import BytesIO
 from statistics import NormalDist
 from typing import Any, Final
 
 import pybase64
+from PIL import Image, ImageOps
 
 from asyncgen.sandbox.books import JobState, Plan
 from asyncgen.sandbox.comfy import Models, Wish, check_input, read_wish, upload_errors
@@ -69,10 +72,21 @@ def understand(job_input: Mapping[str, Any], models: Models | None) -> Task:
     if error is not None:
         refused = upload_errors(job_input) if error.startswith("Failed to upload") else []
         return Task(None, error, {"details": refused} if refused else None)
-    wish = read_wish(job_input["workflow"])
+    wish = read_wish(job_input["workflow"], _sizes_of_pictures(job_input))
     if wish.width * wish.height * wish.batch_size > MAX_PIXELS:
         return Task(wish, FAILURES["out_of_memory"].error)
     return Task(wish)
+
+
+def _sizes_of_pictures(job_input: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Width and height of the pictures sent along, as `LoadImage` turns them; one that is no picture is left out."""
+    sizes = {}
+    for picture in job_input.get("images") or []:
+        with suppress(OSError, ValueError):
+            data = pybase64.b64decode(picture["image"].rpartition(",")[2])
+            with Image.open(BytesIO(data)) as image:
+                sizes[str(picture["name"])] = ImageOps.exif_transpose(image).size
+    return sizes
 
 
 def plan_for(task: Task, execution_seconds: float) -> Plan:
