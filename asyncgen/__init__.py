@@ -8,7 +8,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     library_commands          `asyncgen workflows`
     queue_commands, cost_commands
                               `asyncgen queue` and `asyncgen cost`
-    showing                   `asyncgen show`
+    showing, adopting         `asyncgen show` and `asyncgen adopt`
     pilot, contact_sheet      a few images first, and how they look
     waking                    workers woken before a batch, and what that costs
     plan_display, planning    what a batch would do, found out without doing it
@@ -16,6 +16,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     display, check, exits     what a run shows; what is looked at before; exit codes
     api                       generate_many, stream_many, ImageGenerator
     repair                    an output root made true again, for `asyncgen verify --repair`
+    adopter                   a folder of pictures that were made elsewhere, taken into a batch
     run                       the composition root: wires everything below together
     steering                  what a command does to the runs that go on
     engine                    bounded fan-out: claims, starts, hands on, stops
@@ -51,7 +52,8 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
                               nodes and links; what a server says of its node classes; how LoRAs are loaded
     order                     which images are started one after the other
     marking, provenance       what a picture's file says of how it was made
-    origins                   the same read back, and what others have written
+    origins, adoption         the same read back, and what others have written; what it was wanted as
+    adopted_rows              what is adopted, in the ledger
     containers, exif          where PNG, JPEG and WebP files keep texts
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     concurrency               the rule of `slots`

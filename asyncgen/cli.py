@@ -567,6 +567,34 @@ def queue_cancel(
 
 
 @app.command()
+def adopt(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures; those below it count too.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the batch. [default: the folder's]")] = None,
+    fixed_seeds: Annotated[
+        bool,
+        typer.Option("--fixed-seeds", help="Your prompt file names each image's seed: it is part of what was asked."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be taken, and as what.")] = False,
+    workflow: WorkflowOption = None,
+    mode: Mode = None,
+    styles: Styles = None,
+    out: Out = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Into the sandbox's output root.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Take pictures that were made elsewhere into a batch, so that they are not made again. Buys nothing.
+
+    What each was wanted as is read from the file (asyncgen's, ComfyUI's or A1111's words), from its folder in the old
+    system, or from a caption NAME.txt beside it. Files are never moved or changed. Exit code 1 when some were skipped.
+    """
+    from asyncgen import adopting  # noqa: PLC0415 - as above
+
+    overrides = {"output_root": out, "styles": styles, "workflow": workflow, "mode": mode}
+    options = adopting.AdoptOptions(folder, name, _realm(sandbox), fixed_seeds, dry_run, json)
+    raise typer.Exit(adopting.run_adopt(overrides, options))
+
+
+@app.command()
 def show(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG, JPEG or WebP pictures.")],
     json: AsJson = False,

@@ -74,6 +74,11 @@ def say(text: str) -> None:
     Output().line(text)
 
 
+def printable(text: str) -> str:
+    """A text out of a file that comes from anywhere: what would move a terminal's cursor is shown as what it is."""
+    return "".join(mark if mark.isprintable() or mark == "\n" else repr(mark)[1:-1] for mark in text)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
     """A table without borders. Values are folded rather than cut, and are never read as markup; None is a dash.
 

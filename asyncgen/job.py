@@ -71,6 +71,7 @@ class Policy:
     resubmit_unknown: bool
     cancel_on_stop: bool
     metadata: Level
+    realm: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +325,7 @@ class Job:
         policy, item = self._bench.policy, self.item
         if policy.metadata == "none":
             return None
-        made = Marking(self._bench.planner, policy.metadata, policy.batch_name, self._picture_names)
+        made = Marking(self._bench.planner, policy.metadata, policy.realm, policy.batch_name, self._picture_names)
         return made.marks(self.want, item.request_id, item.seed, count)
 
     async def _examined(self, completed: Completed, marks: Marks | None) -> tuple[Picture | LinkedImage, ...] | Failed:

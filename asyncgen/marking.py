@@ -21,6 +21,7 @@ class Marking:
 
     planner: Planner
     level: Level
+    realm: str
     batch_name: str
     picture_names: Mapping[str, str]
 
@@ -30,7 +31,15 @@ class Marking:
         @cache
         def provenance() -> Provenance:
             graph = self._graph(want, seed) if self.level == "full" else None
-            return provenance_of(want, graph, request_id=request_id, seed=seed, batch=self.batch_name, level=self.level)
+            return provenance_of(
+                want,
+                graph,
+                request_id=request_id,
+                seed=seed,
+                batch=self.batch_name,
+                realm=self.realm,
+                level=self.level,
+            )
 
         def mark(number: int, data: bytes, file_format: Format, width: int, height: int) -> tuple[Piece, ...]:
             return marked(data, file_format, (width, height), provenance().numbered(number, count))

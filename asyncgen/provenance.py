@@ -93,7 +93,7 @@ class Provenance:
 
 
 def provenance_of(
-    want: Want, graph: Graph | None, *, request_id: str, seed: int, batch: str, level: Level
+    want: Want, graph: Graph | None, *, request_id: str, seed: int, batch: str, realm: str, level: Level
 ) -> Provenance:
     """What is written of a picture at this level. `graph` is the one that made it; None where that is not known.
 
@@ -107,6 +107,7 @@ def provenance_of(
         "request_id": request_id,
         "id": request.id,
         "batch": batch,
+        "realm": realm,
         "seed": seed,
         **_values(spec),
         "input_pictures": sorted(request.input_pictures),

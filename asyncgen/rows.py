@@ -128,7 +128,7 @@ def claim(
             occurrence = 0 if one_image else _count_again(connection, run_id, want.content_key)
             row = _row_of(connection, batch, want.content_key, occurrence)
         if row is None:
-            item = _insert(connection, ports, batch, want, occurrence, hex8, seed, at)
+            item = insert_item(connection, ports, batch, want, occurrence, hex8, seed, at)
             item.run_id = run_id
         else:
             item = _found_item(connection, row, run_id, want, found.pictures, in_work)
@@ -344,7 +344,7 @@ def _pictures(connection: sqlite3.Connection, item_ids: Sequence[int]) -> dict[i
     return pictures
 
 
-def _insert(
+def insert_item(
     connection: sqlite3.Connection,
     ports: Ports,
     batch: Batch,
@@ -354,6 +354,7 @@ def _insert(
     random_seed: int,
     at: float,
 ) -> Item:
+    """A new item, with a request id and a seed that were drawn for it."""
     seed = random_seed if want.fixed_seed is None else want.fixed_seed
     assert 0 <= seed <= MAX_SEED
     while connection.execute("SELECT 1 FROM item WHERE request_id = ?", (f"img_{hex8}",)).fetchone():

@@ -238,6 +238,7 @@ async def open_run(
         resubmit_unknown=settings.unknown == "resubmit",
         cancel_on_stop=settings.on_stop == "cancel",
         metadata=settings.metadata,
+        realm=batch.realm,
     )
     bench = Workbench(
         ports=workspace.ports,

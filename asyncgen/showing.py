@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from asyncgen.console import print_json, say, with_exit_code
+from asyncgen.console import print_json, printable, say, with_exit_code
 from asyncgen.exits import Exit
 from asyncgen.origins import Origin, origin_of
 from asyncgen.provenance import MADE_BY_AI, MADE_WITH_AI
+from asyncgen.records import SANDBOX
 from asyncgen.streams import complain
 
 _NAME_WIDTH: Final = 17
@@ -46,17 +47,18 @@ def _print(path: Path, origin: Origin, *, is_first: bool) -> None:
         words = "it does not say how it was made" if known is None else f"it says only that it was {known}"
     else:
         words = ", ".join(filter(None, (f"written by {_program(origin)}", known)))
-    say(_printable(f"{path}: {words}"))
+    say(printable(f"{path}: {words}"))
     for note in origin.notes:
-        say(_printable(f"- {note}"))
+        say(printable(f"- {note}"))
     for name, value in _rows(origin):
         if value is not None:
-            say(f"  {name:<{_NAME_WIDTH}}{_printable(value)}")
+            say(f"  {name:<{_NAME_WIDTH}}{printable(value)}")
 
 
 def _program(origin: Origin) -> str:
     version = (origin.record or {}).get("asyncgen")
-    return f"asyncgen {version}" if isinstance(version, str) else str(origin.program)
+    of_sandbox = " in its sandbox" if (origin.record or {}).get("realm") == SANDBOX else ""
+    return f"asyncgen {version}{of_sandbox}" if isinstance(version, str) else str(origin.program)
 
 
 def _rows(origin: Origin) -> Iterator[tuple[str, str | None]]:
@@ -90,8 +92,3 @@ def _named(words: str, value: object) -> str | None:
 
 def _joined(separator: str, *values: object) -> str | None:
     return separator.join(str(value) for value in values if value is not None) or None
-
-
-def _printable(text: str) -> str:
-    """Files come from anywhere: what would move a terminal's cursor is shown as what it is."""
-    return "".join(mark if mark.isprintable() or mark == "\n" else repr(mark)[1:-1] for mark in text)

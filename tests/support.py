@@ -243,6 +243,7 @@ def _policy(**more: Any) -> Policy:
         "resubmit_unknown": False,
         "cancel_on_stop": False,
         "metadata": "full",
+        "realm": PLATFORM,
     }
     return Policy(**{**values, **more})
 

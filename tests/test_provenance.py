@@ -26,6 +26,7 @@ from asyncgen.marking import Marking
 from asyncgen.origins import Origin, origin_of
 from asyncgen.plan import Planner
 from asyncgen.provenance import MADE_BY_AI, MADE_WITH_AI, Level
+from asyncgen.records import PLATFORM
 from asyncgen.registry import StylesRegistry
 from asyncgen.request import parse_request
 from tests.support import KEY, open_sandbox, wired
@@ -56,7 +57,7 @@ def marked(data: bytes, level: Level = "full", count: int = 1, **fields: Any) ->
     """The file that is kept of a worker's picture."""
     said = {"prompt": "a fox", "style_id": "1", "width": 64, "height": 64, "character_loras": ["anna"], **fields}
     want = PLANNER.want(parse_request(said), 0)
-    marks = Marking(PLANNER, level, "tales", {}).marks(want, "img_0123abcd", 2**64 - 1, count)
+    marks = Marking(PLANNER, level, PLATFORM, "tales", {}).marks(want, "img_0123abcd", 2**64 - 1, count)
     picture = images.check(data, marks(count))
     file = picture.as_file().data
     assert (len(file), images.check(file).sha256) == (picture.size_bytes, picture.sha256)
@@ -230,7 +231,7 @@ def test_no_path_no_url_and_no_key_gets_into_a_file(tmp_path: Path) -> None:
 def test_a_picture_that_begins_with_another_is_a_composite() -> None:
     planner = Planner(StylesRegistry.load(), "img2img")
     want = planner.want(parse_request({"prompt": "a fox", "init_image": "/home/me/cat.png"}), 0)
-    marks = Marking(planner, "full", "tales", {"init_image": "1234.png"}).marks(want, "img_0123abcd", 7, 1)
+    marks = Marking(planner, "full", PLATFORM, "tales", {"init_image": "1234.png"}).marks(want, "img_0123abcd", 7, 1)
     file = images.check(PICTURES["png"], marks(1)).as_file().data
 
     assert properties(file)["DigitalSourceType"] == MADE_WITH_AI
