@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -39,21 +40,33 @@ class AdoptOptions:
 @with_exit_code
 def run_adopt(overrides: Mapping[str, Any], options: AdoptOptions) -> Exit:
     """`asyncgen adopt`: exit code 0 when every picture is in the batch, 1 when some were skipped."""
-    logging.getLogger("asyncgen.plan").setLevel(logging.ERROR)  # what is said of workflows is for those who send them
     settings = load_settings(**overrides)
     if not options.folder.is_dir():
         raise InputError(f"{options.folder} is no folder: name the one that holds the pictures", field="DIR")
     styles = StylesRegistry.load(settings.styles)
     adoption = Adoption(new_planner(settings, styles), styles, options.realm, fixed_seeds=options.fixed_seeds)
     shown = _Shown(options)
-    if options.dry_run:
-        for path in pictures_below(options.folder):
-            seen = look_at(path, adoption)
-            shown.file(Adopted(seen, None, seen.why_not))
-    else:
-        anyio.run(_adopt, settings, options, adoption, shown)
+    with _nothing_sent():
+        if options.dry_run:
+            for path in pictures_below(options.folder):
+                seen = look_at(path, adoption)
+                shown.file(Adopted(seen, None, seen.why_not))
+        else:
+            anyio.run(_adopt, settings, options, adoption, shown)
     shown.end(output_root(settings, options.realm))
     return Exit.SOME_FAILED if shown.skipped else Exit.DONE
+
+
+@contextmanager
+def _nothing_sent() -> Iterator[None]:
+    """What is said of workflows is for those who send them."""
+    planning = logging.getLogger("asyncgen.plan")
+    before = planning.level
+    planning.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        planning.setLevel(before)
 
 
 async def _adopt(settings: Settings, options: AdoptOptions, adoption: Adoption, shown: _Shown) -> None:

@@ -17,7 +17,7 @@ from asyncgen.loras import CINE_LORA, Lora, stack_loras, with_suffix
 from asyncgen.naming import style_folder
 from asyncgen.origins import Origin
 from asyncgen.plan import Planner
-from asyncgen.records import SANDBOX, Spec, Want
+from asyncgen.records import SANDBOX, SentPicture, Spec, Want
 from asyncgen.request import ImageRequest, content_key, parse_request
 from asyncgen.styles import Style, compose_prompt
 
@@ -29,6 +29,7 @@ _BETWEEN: Final = ", .;\t\r\n"
 _SUFFIX: Final = ".safetensors"
 _VALUES: Final = ("steps", "sampler_name", "scheduler_name", "flux_guidance", "width", "height")
 _MOST_STRENGTH: Final = 10.0
+_NOT_IN_RECORD: Final = frozenset({"loras", "model_urls", "sent_pictures"})
 _SPEC_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     **dict.fromkeys(("prompt", "prompt_sent", "workflow", "workflow_digest", "model"), (str,)),
     **dict.fromkeys(("sampler_name", "scheduler_name"), (str,)),
@@ -101,14 +102,13 @@ class Adoption:
             raise NotAdoptableError("the sandbox painted it, so it cannot stand for a real one")
         try:
             request = parse_request({**record["request"], "prompt": record["prompt"]})
-            spec = Spec(
-                **{name: record[name] for name in Spec.__slots__ if name not in ("loras", "model_urls")},
-                loras=origin.loras,
-            )
+            values = {name: record[name] for name in Spec.__slots__ if name not in _NOT_IN_RECORD}
+            sent = {name: SentPicture(**sent) for name, sent in record["input_pictures"].items() if sent}
+            spec = Spec(**values, loras=origin.loras, sent_pictures=sent)
             replica = int(record["replica"])
             _check_types(spec)
             spec = Spec.from_json(spec.to_json())
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise NotAdoptableError(f"its asyncgen record is damaged ({error})") from None
         if origin.seed is None:
             raise NotAdoptableError("its asyncgen record has no seed")

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit, urlunsplit
 from xml.sax.saxutils import escape
 
 from pydantic_core import to_json
@@ -32,6 +31,7 @@ from asyncgen.exif import exif_of, texts_in
 from asyncgen.graph import Graph
 from asyncgen.records import Spec, Want
 from asyncgen.request import INPUT_PICTURES
+from asyncgen.url_secrets import without_secrets
 
 #: How much is written: everything, only that and by what it was made, or nothing.
 Level = Literal["full", "basic", "none"]
@@ -110,7 +110,7 @@ def provenance_of(
         "realm": realm,
         "seed": seed,
         **_values(spec),
-        "input_pictures": sorted(request.input_pictures),
+        "input_pictures": {name: _input_picture(spec, name) for name in sorted(request.input_pictures)},
         "digital_source_type": source,
         "request": _said(want),
         "replica": want.replica,
@@ -121,11 +121,16 @@ def provenance_of(
 
 
 def _values(spec: Spec) -> dict[str, Any]:
-    values = {name: getattr(spec, name) for name in Spec.__slots__ if name != "model_urls"}
+    values = {name: getattr(spec, name) for name in Spec.__slots__ if name not in ("model_urls", "sent_pictures")}
     values["loras"] = [{"name": lora.name, "strength": lora.strength} for lora in spec.loras]
     values["workflow"], values["model"] = _without_folder(spec.workflow), _cleaned("model", spec.model)
     values["parameters"] = {name: _cleaned(name, value) for name, value in spec.parameters.items()}
     return values
+
+
+def _input_picture(spec: Spec, name: str) -> dict[str, Any]:
+    """Its hash and what was done to it, not where it was."""
+    return spec.sent_pictures[name].to_json() if name in spec.sent_pictures else {}
 
 
 def _said(want: Want) -> dict[str, Any]:
@@ -159,13 +164,7 @@ def _cleaned(name: str, value: Any) -> Any:
         return value
     if _SECRET.search(name):
         return ""
-    if value.lower().startswith(("http://", "https://")):
-        try:
-            url = urlsplit(value)
-        except ValueError:
-            return ""
-        return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
-    return value
+    return without_secrets(value) if value.lower().startswith(("http://", "https://")) else value
 
 
 # -- into the file

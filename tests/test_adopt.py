@@ -394,7 +394,14 @@ def test_a_prompt_comes_out_of_what_its_style_made_of_it(style: Style, prompt: s
 def test_a_record_that_is_damaged_is_refused_in_words() -> None:
     want = PLANNER.want(parse_request("a fox"), 0)
     record = dict(provenance_of(want, None, request_id="", seed=1, batch="", realm=SANDBOX, level="full").record)
-    for name, value in (("width", "wide"), ("request", 7), ("replica", None), ("parameters", []), ("prompt_sent", 3)):
+    for name, value in (
+        ("width", "wide"),
+        ("request", 7),
+        ("replica", None),
+        ("parameters", []),
+        ("input_pictures", []),
+        ("prompt_sent", 3),
+    ):
         origin = Origin(program="asyncgen", prompt="a fox", seed=1, record={**record, name: value})
         with pytest.raises(NotAdoptableError, match=r"damaged|must be"):
             found(origin)
