@@ -21,10 +21,10 @@ from typing import Any, Final
 from asyncgen.errors import InputError
 from asyncgen.naming import NO_STYLE
 from asyncgen.request import FIELD_NAMES, MAX_SEED, RANDOM_SEED, ImageRequest, parse_request
-from asyncgen.variables import fill, variable_of
+from asyncgen.variables import fill, names_in, variable_of
 
 #: So many images one prompt may have in a matrix.
-MOST_CELLS: Final = 100_000
+MOST_CELLS: Final = 20_000
 _SIZE: Final = re.compile(r"\s*([0-9]{1,5})\s*[xX×]\s*([0-9]{1,5})\s*")
 _AXES: Final = ("style", "character", "size", "workflow", "seed", "control")
 _WITH_LORAS: Final = ("style", "character")
@@ -32,6 +32,7 @@ _WITHOUT_LORAS: Final[Mapping[str, Any]] = {
     "style_id": None, "lora_name": None, "lora_strength": None, "character_loras": (), "character_lora_strength": None,
     "cine_lora_strength": None,
 }  # fmt: skip
+_IN_ID: Final = frozenset({"style_id", "character_loras", "width", "height", "workflow"})
 _NEVER_INCLUDED: Final = frozenset({"prompt", "id", "images", "template", "variables", "seed_number", "filename"})
 
 
@@ -118,14 +119,21 @@ class Cell:
         merged = {**shared, **self.usual, **said, **self.fields}
         if self.is_control:
             merged |= _WITHOUT_LORAS
-        if self.variables:
-            values = {**merged.get("variables", {}), **self.variables}
-            text = merged.get("template") or merged.get("prompt", "")
-            merged |= {"prompt": fill(text, values), "template": text, "variables": values}
+        used = self._fill(merged) if self.variables else {}
         base = merged.get("seed")
         if merged.get("id") is not None:
-            merged["id"] = self._id(merged)
+            merged["id"] = self._id(merged, used)
         return parse_request(merged | self._seed(merged, said.get("id"), None if base == RANDOM_SEED else base))
+
+    def _fill(self, merged: dict[str, Any]) -> dict[str, str]:
+        """Put the variables into the prompt; those that it has. A prompt without one is the same for all its values."""
+        text, own = merged.get("template") or merged.get("prompt", ""), merged.get("variables", {})
+        merged["prompt"] = fill(text, {**own, **self.variables})
+        names = names_in(text)
+        used = {name: value for name, value in self.variables.items() if name in names}
+        if used:
+            merged |= {"template": text, "variables": {**own, **used}}
+        return used
 
     def _seed(self, merged: Mapping[str, Any], own_id: object, base: int | None) -> dict[str, Any]:
         """A seed that was said is that of number 0, and the next numbers follow it, as with `images`."""
@@ -137,22 +145,24 @@ class Cell:
             return {"seed": (base + self.seed) & MAX_SEED} if isinstance(base, int) else {}
         return {"seed": derived_seed(str(merged.get("prompt", "")), own_id, self.seed), "seed_number": self.seed}
 
-    def _id(self, merged: Mapping[str, Any]) -> str:
+    def _id(self, merged: Mapping[str, Any], used: Mapping[str, str]) -> str:
         """`fox/1/A+B/1024x1024/seed-0`: what the image shows of the matrix, whichever axes there are."""
         width, height, workflow = (merged.get(name) for name in ("width", "height", "workflow"))
         parts = [str(merged["id"]), str(merged.get("style_id") or NO_STYLE)]
         parts += ["+".join(_characters(merged["character_loras"]))] if merged.get("character_loras") else []
         parts += [f"{width or ''}x{height or ''}"] if width or height else []
         parts += [f"workflow={_stem(workflow)}"] if workflow else []
-        parts += [f"{name}={value}" for name, value in sorted({**self.usual, **self.variables}.items())]
+        added = {name: value for name, value in self.usual.items() if name not in _IN_ID}
+        parts += [f"{name}={value}" for name, value in sorted({**added, **used}.items())]
         return "/".join([*parts, f"seed={self.seed}" if self.own_seed else f"seed-{self.seed}"])
 
 
 class Matrix:
     """The cells of some axes; `shared` are fields for every row that does not say otherwise, by any of their names.
 
-    An axis of one value is such a field too: a row may say otherwise. `has_seeds`: the number of seeds was said. Cells
-    are in the order of the axes, the control's last.
+    An axis of one value is such a field too: a row may say otherwise. `has_seeds`: the number of seeds was said.
+    `may_repeat`: two cells of a row may be the same, by a prompt without its variable, or a control that differs in
+    nothing. Cells are in the order of the axes, the control's last.
 
     Raises `InputError` for an include or exclude that names nothing, and for more than `MOST_CELLS` cells.
     """
@@ -168,10 +178,12 @@ class Matrix:
         self.cells = list({cell.digest: cell for cell in self._made(axes)}.values())
         if not self.cells:
             raise InputError("every cell of the matrix is excluded: nothing would be made", field="exclude")
+        self.may_repeat = bool(axes.variables) or (axes.control and any(map(self._is_plain, self.cells)))
 
-    def requests(self, said: Mapping[str, Any]) -> Iterator[ImageRequest]:
-        """The requests of one row, by what it says itself. Raises `InputError`."""
-        return (cell.request(self.shared, said) for cell in self.cells)
+    def _is_plain(self, cell: Cell) -> bool:
+        """Whether a cell is no control, and may be like one."""
+        said = {**self.shared, **cell.usual, **cell.fields}
+        return not (cell.is_control or said.get("style_id") or said.get("character_loras"))
 
     def _made(self, axes: Axes) -> Iterator[Cell]:
         values = _values(axes)
@@ -192,7 +204,8 @@ class Matrix:
             for extra in found:
                 extra.update(entry)
             if not found:
-                yield from (self._cell({"seed": seed, **entry}, {}, axes) for seed in values["seed"])
+                rest = {name: values[name] for name in values if name == "seed" or variable_of(name) is not None}
+                yield from (self._cell({**one, **entry}, {}, axes) for one in _combinations(rest))
         for one, extra in zip(kept, extras, strict=True):
             yield self._cell(one, {name: value for name, value in extra.items() if name not in one}, axes)
 

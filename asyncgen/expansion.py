@@ -60,8 +60,8 @@ class Expansion:
         for raw in islice(self._file.rows(), self._limit):
             if isinstance(raw, BadRow):
                 yield raw
-            elif self._chooser is not None:
-                yield from self._chosen(raw, self._chooser)
+            elif self._chooser is not None or self._matrix.may_repeat:
+                yield from self._made(raw)
             else:
                 for number, cell in enumerate(self._matrix.cells):
                     key = hashlib.blake2b(raw.key + cell.digest, digest_size=16).digest()
@@ -88,13 +88,14 @@ class Expansion:
             self._last = (own, self._file.parse(own))
         return self._last[1]
 
-    def _chosen(self, raw: RawRow, chooser: Chooser) -> Iterator[RawRow | BadRow]:
+    def _made(self, raw: RawRow) -> Iterator[RawRow | BadRow]:
+        """How often a row is made depends on its text."""
         row = self._file.parse(raw)
         if isinstance(row, BadRow):
             yield row
             return
         try:
-            for request in chosen_requests(self._matrix, said_by(row.request), chooser):
+            for request in requests_of(self._matrix, said_by(row.request), self._chooser):
                 key = hashlib.blake2b(raw.key + request.said_json().encode(), digest_size=16).digest()
                 yield RawRow(raw.line, Row(raw.line, request, key, row.where), key)
         except InputError as error:
@@ -104,16 +105,32 @@ class Expansion:
         return BadRow(row.line, error.at(row.where or f"{self.name}:{row.line}"))
 
 
-def chosen_requests(matrix: Matrix, said: Mapping[str, Any], chooser: Chooser) -> Iterator[ImageRequest]:
+def requests_of(matrix: Matrix, said: Mapping[str, Any], chooser: Chooser | None) -> Iterator[ImageRequest]:
     """The requests of one row, by what it says itself, in every cell and with every choice. Raises `InputError`.
 
-    At random each image chooses anew, so that `images` of a row are made like so many seeds.
+    Each is made once: a prompt without a variable is the same for all its values.
     """
-    for cell in matrix.cells:
-        for one, own in _images(matrix, cell, said) if chooser.is_random else [(cell, said)]:
-            request = one.request(matrix.shared, own)
-            for choice in chooser.choices(request.prompt, said.get("id"), one.seed):
-                yield _resolved(request, choice, chooser)
+    made = (request for cell in matrix.cells for request in _in_cell(matrix, cell, said, chooser))
+    if not matrix.may_repeat:
+        yield from made
+        return
+    seen: set[str] = set()
+    for request in made:
+        text = request.said_json()
+        if text not in seen:
+            seen.add(text)
+            yield request
+
+
+def _in_cell(matrix: Matrix, cell: Cell, said: Mapping[str, Any], chooser: Chooser | None) -> Iterator[ImageRequest]:
+    """At random each image chooses anew, so that `images` of a row are made like so many seeds."""
+    if chooser is None:
+        yield cell.request(matrix.shared, said)
+        return
+    for one, own in _images(matrix, cell, said) if chooser.is_random else [(cell, said)]:
+        request = one.request(matrix.shared, own)
+        for choice in chooser.choices(request.prompt, said.get("id"), one.seed):
+            yield _resolved(request, choice, chooser)
 
 
 def _images(matrix: Matrix, cell: Cell, said: Mapping[str, Any]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:

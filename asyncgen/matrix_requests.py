@@ -9,7 +9,7 @@ from typing import Any
 from asyncgen.batch_file import wildcard_mode
 from asyncgen.cells import Matrix, axes, said_by
 from asyncgen.errors import InputError
-from asyncgen.expansion import Chooser, chosen_requests
+from asyncgen.expansion import Chooser, requests_of
 from asyncgen.request import ImageRequest, parse_request
 from asyncgen.wildcards import Wildcards
 
@@ -26,14 +26,9 @@ class MatrixRequests(Iterable[ImageRequest]):
     def __iter__(self) -> Iterator[ImageRequest]:
         for number, prompt in enumerate(self._prompts, start=1):
             try:
-                yield from self._requests(said_by(parse_request(prompt)))
+                yield from requests_of(self._matrix, said_by(parse_request(prompt)), self._chooser)
             except InputError as error:
                 raise (error if error.where else error.at(f"prompt {number}")) from None
-
-    def _requests(self, said: Mapping[str, Any]) -> Iterator[ImageRequest]:
-        if self._chooser is None:
-            return self._matrix.requests(said)
-        return chosen_requests(self._matrix, said, self._chooser)
 
 
 def matrix(

@@ -52,6 +52,11 @@ def _unknown(name: str, known: Collection[str]) -> InputError:
     return InputError(message, field="prompt")
 
 
+def names_in(text: str) -> frozenset[str]:
+    """The names of the variables in a text, declared or not."""
+    return frozenset(place[2] for place in _PLACE.finditer(text) if place[2] is not None)
+
+
 def made_of(
     fields: Mapping[str, Any], *, template: str | None, columns: Collection[str] = (), others: Collection[str] = ()
 ) -> dict[str, Any]:

@@ -75,10 +75,11 @@ def test_the_seeds_of_this_version_are_those_of_every_later_one() -> None:
         ({"sizes": ["64x128"], "seeds": [7], "workflows": ["schnell"]}, "fox/no_style/64x128/workflow=schnell/seed=7"),
         ({"variables": {"color": ["red"]}}, "fox/no_style/color=red/seed-0"),
         ({"styles": ["1", "16"], "include": [{"style": "1", "steps": 9}]}, "fox/1/steps=9/seed-0"),
+        ({"seeds": 1, "include": [{"style": "1", "size": "64x64"}]}, "fox/1/64x64/seed-0"),
     ],
 )
 def test_a_caller_s_id_says_what_its_cell_says(said: dict[str, Any], own_id: str) -> None:
-    requests = made([{"prompt": "a fox", "id": "fox"}], **said)
+    requests = made([{"prompt": "a {color} fox", "id": "fox"}], **said)
     assert requests[0].id == own_id
     assert len({one.id for one in requests}) == len(requests)
 
@@ -112,9 +113,12 @@ def test_what_is_excluded_is_not_there_and_what_is_included_is_added_where_it_fi
     assert len(requests) == 4
 
 
-def test_an_included_cell_has_every_seed() -> None:
-    requests = made(styles=["1", "16"], seeds=3, include=[{"style": "4"}])
-    assert len({one.seed for one in requests if one.style_id == "4"}) == 3
+def test_an_included_cell_has_every_seed_and_every_value_of_a_variable() -> None:
+    said = {"styles": ["1", "16"], "seeds": 3, "variables": {"color": ["red", "blue"]}}
+    requests = made(["a {color} fox"], **said, include=[{"style": "4"}, {"style": "8", "{color}": "green"}])
+    prompts = {style: [one.prompt for one in requests if one.style_id == style] for style in ("4", "8")}
+    assert sorted(prompts["4"]) == ["a blue fox"] * 3 + ["a red fox"] * 3
+    assert prompts["8"] == ["a green fox"] * 3
 
 
 def test_cells_that_say_the_same_are_one() -> None:
@@ -135,6 +139,25 @@ def test_the_control_is_without_what_the_row_or_all_would_load() -> None:
     row = {"prompt": "a fox", "lora_name": "x", "character_loras": ["A"], "cine_lora_strength": 0.5, "style": "1"}
     control = made([row], control=True, lora_strength=0.4)[1]
     assert control.said() == {"prompt": "a fox", "seed": control.seed, "seed_number": 0}
+
+
+def test_a_prompt_without_a_variable_is_made_once_and_not_for_each_of_its_values() -> None:
+    rows = [{"prompt": "an owl, {{color}}", "id": "owl"}, {"prompt": "a {color} fox", "id": "fox"}]
+    requests = made(rows, styles=["1", "16"], variables={"color": ["red", "blue"], "sky": ["clear", "grey"]})
+    assert [one.id for one in requests if "owl" in one.prompt] == ["owl/1/seed-0", "owl/16/seed-0"]
+    assert [one.id for one in requests if "fox" in one.prompt][:2] == [
+        "fox/1/color=red/seed-0", "fox/1/color=blue/seed-0",
+    ]  # fmt: skip
+    assert {one.prompt for one in requests} == {"an owl, {color}", "a red fox", "a blue fox"}
+    assert len(requests) == 6
+
+
+def test_a_control_that_differs_in_nothing_is_not_made_again() -> None:
+    rows: list[Any] = [{"prompt": "a fox", "id": "fox"}, {"prompt": "an owl", "id": "owl", "style": "1"}]
+    requests = made(rows, characters=["A", "none"], control=True)
+    assert [one.id for one in requests] == [
+        "fox/no_style/A/seed-0", "fox/no_style/seed-0", "owl/1/A/seed-0", "owl/1/seed-0", "owl/no_style/seed-0",
+    ]  # fmt: skip
 
 
 def test_variables_are_filled_in_and_kept() -> None:

@@ -7,6 +7,7 @@ nothing to repeat: `--target NAME --seed SEED --cases 1`.
     bounds         one case: what it may cost, and what it may raise
     replies        HTTP replies through every verb of `asyncgen.replies`, and on through `asyncgen.images`
     prompt_files   files of prompts, from their bytes to the body that would be sent and the path of the picture
+    batch_files    batch files, from their text to the requests of a row in each cell
     names          titles, ids, templates and file names to paths, on the real file system too
     registries     styles registries: loaded, changed, saved
     workflows      graphs and their bindings, loaded and filled
