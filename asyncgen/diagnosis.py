@@ -121,7 +121,10 @@ _RULES: Final = (
 
 def cleaned(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:
     """The text as one line of at most `limit` characters, without control, format and other unprintable ones."""
-    line = " ".join("".join(mark if mark.isprintable() else " " for mark in text[: 4 * limit]).split())
+    line = text[: 4 * limit]
+    if not line.isprintable():
+        line = "".join(mark if mark.isprintable() else " " for mark in line)
+    line = " ".join(line.split())
     return line if len(line) <= limit and len(text) <= 4 * limit else line[: limit - 2].rstrip() + " …"
 
 

@@ -47,6 +47,8 @@ def lifted_object(body: bytes) -> LiftedObject | None:
 
 def _picture_texts(body: bytes) -> Iterator[Span]:
     """Where the long texts lie that are pictures and hold no escapes: from each text's first byte to its quote."""
+    if len(body) < _SHORTEST_LIFTED_BYTES:
+        return
     position = 0
     for _ in range(_MOST_TEXTS_LOOKED_AT):
         start = body.find(b'"', position) + 1

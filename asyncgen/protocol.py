@@ -26,6 +26,8 @@ EXECUTION_TIMEOUT_RANGE_MS: Final = (5_000, 7 * 86_400_000)
 TTL_RANGE_MS: Final = (10_000, 7 * 86_400_000)
 RUNSYNC_WAIT_RANGE_MS: Final = (1_000, 300_000)
 STATUS_SYNC_WAIT_RANGE_MS: Final = (1_000, 90_000)
+#: Not `json.dumps`, which makes an encoder for each call; a circle is a RecursionError without being looked for.
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +346,7 @@ def _request(
 
 def _as_json(value: object) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _JSON.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the job input cannot be written as JSON: {error}", field="input") from error
 

@@ -17,7 +17,7 @@ PLATFORM = "runpod"
 SANDBOX = "sandbox"
 #: What stands in the place of an endpoint where a picture was made elsewhere and adopted; its job's id is its hash.
 ADOPTED = "adopted"
-_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, check_circular=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from asyncgen.errors import InputError
 
 #: Part of every key: raise it when the content of keys changes, and teach the ledger to read the old ones.
 KEY_VERSION: Final = 1
-_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, check_circular=False, separators=(",", ":"))
 RANDOM_SEED: Final = -1
 MAX_PRIORITY: Final = 1000
 MAX_SEED: Final = 2**64 - 1
