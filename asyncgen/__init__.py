@@ -6,8 +6,8 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     commands, tables          what they do: make images; show what is there
     serving, verifying        the sandbox on its own; `asyncgen verify`
     library_commands          `asyncgen workflows`
-    queue_commands, cost_commands
-                              `asyncgen queue` and `asyncgen cost`
+    queue_commands, adding    `asyncgen queue`; `asyncgen queue add`
+    cost_commands             `asyncgen cost`
     showing, adopting         `asyncgen show` and `asyncgen adopt`
     pilot, contact_sheet      a few images first, and how they look
     waking                    workers woken before a batch, and what that costs

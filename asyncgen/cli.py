@@ -624,6 +624,45 @@ def queue_urgent(
     raise typer.Exit(queue_commands.prefer({"output_root": out}, realm=_realm(sandbox), batch=batch, ids=ids))
 
 
+@queue_app.command("add")
+def queue_add(
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="Name of the batch (see `asyncgen status`).")],
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="Prompts, in any form that `asyncgen batch` reads.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt, instead of a file.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="As for `asyncgen batch`.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="Your own id for the one prompt.")] = None,
+    priority: Annotated[
+        int | None, typer.Option("--priority", help="Higher is started first, -1000 to 1000. [default: 0]")
+    ] = None,
+    style: Style = None,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    images: Images = None,
+    workflow: WorkflowOption = None,
+    styles: Styles = None,
+    endpoint: EndpointOption = None,
+    mode: Mode = None,
+    out: Out = None,
+    sandbox: OfSandbox = False,
+) -> None:
+    """Add images to a batch while it is run; without a run they are recorded, and `asyncgen retry BATCH` makes them.
+
+    All are looked at before any is added. What the batch has already is not made again.
+    """
+    from asyncgen import adding  # noqa: PLC0415 - as above
+
+    said = {"style": style, "width": width, "height": height, "steps": steps, "seed": seed, "images": images}
+    said |= {"id": id, "priority": priority}
+    fields = {name: value for name, value in said.items() if value is not None}
+    where = {"output_root": out, "styles": styles, "workflow": workflow, "endpoint": endpoint, "mode": mode}
+    options = {"file": file, "format": format, "prompt": prompt}
+    raise typer.Exit(adding.add(where, batch, **options, fields=fields, sandbox=sandbox))
+
+
 @app.command()
 def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, and buy nothing.")] = False,

@@ -308,7 +308,8 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
             began = clock.now()
 
         def moment() -> Moment:
-            return Moment(run.statistics, total, clock.now() - began, job.skipped())
+            s = run.statistics
+            return Moment(s, total and total + s.added, clock.now() - began, job.skipped())
 
         watch = _Watch(run, shown, job.landed)
         watch.stop_if_unseen()

@@ -37,7 +37,7 @@ class Command(BaseModel):
     """One command. `batch` None: every run of that process.
 
     `ids`, `style`, `lora` and `workflow` are those of `Selection`. `requests` are rows to add, which are only looked at
-    with `check_only`.
+    with `check_only`; `scope` is the same number below 0 for all rows that are added together, and none are the end.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +50,7 @@ class Command(BaseModel):
     workflow: _Text | None = None
     requests: Annotated[list[dict[str, Any]], Field(max_length=MAX_REQUESTS)] = []
     check_only: bool = False
+    scope: Annotated[int, Field(ge=-(2**60), lt=0)] = -1
 
     @property
     def selection(self) -> Selection:

@@ -210,6 +210,8 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
     """What a run did, for people."""
     s = moment.statistics
     wanted = f"{batch.name}: {s.wanted} wanted: {s.new} new, {s.kept} kept, {s.changed} changed"
+    if s.added:
+        wanted += f", {s.added} added"
     if s.repeated:
         wanted += f", {s.repeated} repeated"
     if moment.skipped:
@@ -286,6 +288,7 @@ def summary_fields(moment: Moment) -> dict[str, object]:
         "kept": s.kept,
         "changed": s.changed,
         "repeated": s.repeated,
+        "added": s.added,
         "skipped": moment.skipped,
         "reattached": s.reattached,
         "made": s.made,

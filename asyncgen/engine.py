@@ -7,8 +7,10 @@ in its own task of one task group; all coordination happens on the event loop.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import anyio
@@ -44,6 +46,8 @@ Deliver = Callable[[ImageResult], Awaitable[None]]
 _STOPPING_ERRORS: Final = (RunPausedError, BudgetReachedError, StoreError, LedgerError, InputError)
 _SLEPT_SECONDS: Final = 60.0  # the wall clock may be set by less
 _MOST_WITHDRAWALS: Final = 1000
+_MOST_ADDED: Final = 100_000  # that wait to be taken in: their numbers are in memory
+_PAGE: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Statistics:
     `target` is how many jobs are to be out, None where that is a fixed number. `price` None: not known. `unknown_usd`
     is what settling one held submission can cost at the most.
 
+    `added` of what is wanted came by command, and is in no input.
+
     `wanted` = `kept` + `repeated` + `made` + `failed` + `held` + `cancelled` + `pending`, once the run has ended.
     """
 
@@ -75,6 +81,7 @@ class Statistics:
     failed: int = 0
     held: int = 0
     cancelled: int = 0
+    added: int = 0
     in_work: int = 0
     target: int | None = None
     pictures: int = 0
@@ -110,12 +117,25 @@ class Withdrawn:
     unsent: int
 
 
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of wants that were added: `added` are to be made, `there` are made, out, or failed before.
+
+    `is_taken` False: the run has come to its end, so that another one makes them.
+    """
+
+    added: int
+    there: int
+    is_taken: bool
+
+
 @dataclass(slots=True)
 class _Flight:
     """One job in work, and the places in the input that wait for it: none for one that the input has not named yet."""
 
     job: Job
     places: list[int]
+    is_added: bool = False
 
 
 class Engine:
@@ -139,6 +159,11 @@ class Engine:
         # What is claimed here is not taken back behind our back: the items of the chunk that is being taken in.
         self._claims = anyio.Lock(fast_acquire=True)
         self._chunk: frozenset[int] = frozenset()
+        # Items that were added, and how many withdrawals came before.
+        self._added: deque[tuple[int, int]] = deque()
+        self._tasks: TaskGroup | None = None
+        self._is_taking = False
+        self.on_added: Callable[[], None] = lambda: None  # tells who waits for the input
         self._error: AsyncgenError | None = None
         self._ahead = self._seconds_ahead()
         self.stop = Stop()
@@ -175,15 +200,28 @@ class Engine:
             if self._bench.policy.cancel_on_stop:
                 watching.start_soon(self._cancel_when_stopped, watching)
             async with anyio.create_task_group() as tasks:
-                try:
-                    await self._count_earlier_runs()
-                    await self._reattach(tasks, run_id, deliver)
-                    await self._take_in(tasks, run_id, chunks, deliver)
-                except StoppedError:
-                    log.info("stopping: nothing new is submitted, what is out is settled")
-                except _STOPPING_ERRORS as error:
-                    self._stop_for(error)
+                self._tasks = tasks
+                await self._taking(partial(self._take_all, tasks, run_id, chunks, deliver))
+            self._tasks = None
             watching.cancel_scope.cancel()
+
+    async def _taking(self, take: Callable[[], Awaitable[None]]) -> None:
+        self._is_taking = True
+        try:
+            await take()
+        except StoppedError:
+            log.info("stopping: nothing new is submitted, what is out is settled")
+        except _STOPPING_ERRORS as error:
+            self._stop_for(error)
+        finally:
+            self._is_taking = False
+
+    async def _take_all(
+        self, tasks: TaskGroup, run_id: int, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver
+    ) -> None:
+        await self._count_earlier_runs()
+        await self._reattach(tasks, run_id, deliver)
+        await self._take_in(tasks, run_id, chunks, deliver)
 
     async def _end_run(self, run_id: int, outcome: str) -> None:
         try:
@@ -252,13 +290,65 @@ class Engine:
         unsent = await self._bench.ledger.cancel_unsent(self._batch, selection.matches, (), TAKEN_BACK)
         return Withdrawn(self.statistics.reattached, unsent)
 
-    def _new_job(self, item: Item, want: Want) -> Job:
+    def _new_job(self, item: Item, want: Want, since: int = 0) -> Job:
         job = Job(self._bench, item, want, self.stop)
-        job.withdrawn = self._is_withdrawn(item, want)
+        job.withdrawn = self._is_withdrawn(item, want, since)
         return job
 
-    def _is_withdrawn(self, item: Item, want: Want) -> bool:
-        return any(selection.matches(want, item) for selection in self._withdrawals)
+    def _is_withdrawn(self, item: Item, want: Want, since: int = 0) -> bool:
+        """By one of the withdrawals, the first `since` left out: what was added after them is not meant by them."""
+        return any(selection.matches(want, item) for selection in self._withdrawals[since:])
+
+    async def add(self, wants: Sequence[Want], scope: int) -> Added:
+        """Want images that the input does not name: they are recorded when this returns, and come next.
+
+        What the batch has already is not wanted again. Of equal wants that are added under one `scope`, a number below
+        0, each is one more image, as in one input. Raises `InputError` where too many wait.
+        """
+        if len(self._added) + len(wants) > _MOST_ADDED:
+            raise InputError(f"{_MOST_ADDED:,} images that were added wait: add more once they are on their way")
+        async with self._claims:
+            in_hand = self._chunk.union(self._flights)
+            items = await self._bench.ledger.claim(self._batch, scope, wants, in_hand)
+        unmade = (State.WANTED, State.CANCELLED)
+        fresh = dict.fromkeys(item.id for item in items if item.state in unmade and item.id not in in_hand)
+        is_taken = self._is_taking or (self._tasks is not None and bool(self._flights))
+        is_taken = is_taken and not self.stop.requested
+        if is_taken:
+            self.statistics.wanted += len(fresh)
+            self.statistics.added += len(fresh)
+            self._added.extend((item_id, len(self._withdrawals)) for item_id in fresh)
+            self._have_added_taken()
+        return Added(len(fresh), len(items) - len(fresh), is_taken)
+
+    def _have_added_taken(self) -> None:
+        if self._is_taking:
+            self.on_added()
+        elif self._tasks is not None:  # the input has ended, and jobs are still out
+            self._is_taking = True
+            self._tasks.start_soon(self._taking, partial(self._take_added, self._tasks, _to_nobody))
+
+    async def _take_added(self, tasks: TaskGroup, deliver: Deliver) -> None:
+        """Start what was added, with the values that the ledger has of it."""
+        while self._added:
+            self._forget_landed()
+            page = dict(self._added.popleft() for _ in range(min(_PAGE, len(self._added))))
+            recorded = await self._bench.ledger.recorded_by_id(list(page))
+            wants = [self._bench.planner.recorded(one, todays_values=False) for one in recorded]
+            async with self._claims:
+                items = await self._bench.ledger.claim(self._batch, self._run_id, wants, frozenset(self._flights))
+                self._chunk = frozenset(page)
+            for want, item in zip(wants, items, strict=True):
+                await self._take_one_added(tasks, want, item, page[item.id], deliver)
+
+    async def _take_one_added(self, tasks: TaskGroup, want: Want, item: Item, since: int, deliver: Deliver) -> None:
+        if item.id in self._flights or item.id in self._landed:
+            self.statistics.repeated += 1
+        elif not await self._is_to_be_made(want, item, since):
+            self._count_settled(item, made=False)
+        elif not self._allowance.stop_of(want.spec):
+            await self._wait_for_place()
+            self._launch(tasks, _Flight(self._new_job(item, want, since), [], is_added=True), deliver)
 
     # -- taking in -----------------------------------------------------------------------------------------------
 
@@ -283,12 +373,15 @@ class Engine:
         self, tasks: TaskGroup, run_id: int, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver
     ) -> None:
         while True:
+            await self._take_added(tasks, deliver)
             with self.stop.interruptible():
                 chunk = await anext(chunks, None)
             if chunk is None:
                 self.statistics.input_ended = True
                 return
-            self._landed = {item_id: flight for item_id, flight in self._landed.items() if not flight.places}
+            if not chunk:
+                continue  # it was woken for what was added
+            self._forget_landed()
             wants, in_work = [wanted.want for wanted in chunk], frozenset(self._flights)
             async with self._claims:
                 items = await self._bench.ledger.claim(self._batch, run_id, wants, in_work)
@@ -300,16 +393,22 @@ class Engine:
                     item = replace(item, repeats=claimed.repeats, is_new=False)
                 await self._take(tasks, wanted, item, deliver)
 
+    def _forget_landed(self) -> None:
+        """What is claimed from now on knows of them; but for those that nobody has named, which are still to count."""
+        named = [item_id for item_id, flight in self._landed.items() if flight.places or flight.is_added]
+        for item_id in named:
+            del self._landed[item_id]
+
     async def _take(self, tasks: TaskGroup, wanted: IndexedWant, item: Item, deliver: Deliver) -> None:
         """Start what is to be made, join what is in work, hand on what is settled."""
         self._count_in(wanted, item)
         if flight := self._flights.get(item.id):
             flight.places.append(wanted.index)
         elif landed := self._landed.get(item.id):
-            repeated = bool(landed.places)
+            repeated = bool(landed.places) or landed.is_added
             landed.places.append(wanted.index)
             await self._hand_on(landed, wanted.index, deliver, repeated=repeated)
-        elif not await self._is_to_be_made(wanted, item):
+        elif not await self._is_to_be_made(wanted.want, item):
             self._count_settled(item, made=False)
             root = self._bench.store.root
             await deliver(result_of(wanted.index, item, wanted.want, root, kept=True, repeats=item.repeats))
@@ -318,21 +417,25 @@ class Engine:
             root, not_sent = self._bench.store.root, _not_sent(stopped)
             await deliver(result_of(wanted.index, item, wanted.want, root, repeats=item.repeats, not_sent=not_sent))
         else:
-            await self.stop.wait_unpaused()
-            with self.stop.interruptible():
-                await self._slots.take()
-            await self._allowance.wait_fetchable(self.stop)
+            await self._wait_for_place()
             flight = _Flight(self._new_job(item, wanted.want), [wanted.index])
             self._launch(tasks, flight, deliver)
 
-    async def _is_to_be_made(self, wanted: IndexedWant, item: Item) -> bool:
+    async def _wait_for_place(self) -> None:
+        """Take a slot once there is one, and sending is allowed. Raises `StoppedError`."""
+        await self.stop.wait_unpaused()
+        with self.stop.interruptible():
+            await self._slots.take()
+        await self._allowance.wait_fetchable(self.stop)
+
+    async def _is_to_be_made(self, want: Want, item: Item, since: int = 0) -> bool:
         item.changed = item.changed or item.was_delivered  # there is no file to keep
-        if self._is_withdrawn(item, wanted.want):
+        if self._is_withdrawn(item, want, since):
             if item.state is State.WANTED:
                 await self._bench.ledger.record_cancelled_unsent(item, TAKEN_BACK)
             return False
         if reason := self._reason_to_make_again(item):
-            await self._bench.ledger.record_wanted_again(item, wanted.want, reason)
+            await self._bench.ledger.record_wanted_again(item, want, reason)
         return item.state in (State.WANTED, State.ACCEPTED, State.STORING)
 
     def _count_in(self, wanted: IndexedWant, item: Item) -> None:
@@ -373,8 +476,10 @@ class Engine:
         self._landed[job.item.id] = flight
         self._note_drain(job)
         self._report(job)
+        if flight.is_added:
+            self._count_settled(job.item, made=True)
         for number, place in enumerate(tuple(flight.places)):  # who names it from now on is handed it by `_take`
-            await self._hand_on(flight, place, deliver, repeated=number > 0)
+            await self._hand_on(flight, place, deliver, repeated=number > 0 or flight.is_added)
         self._slots.give_back()
 
     def _notice_sleep(self) -> None:
@@ -417,7 +522,7 @@ class Engine:
     def _count_unnamed(self) -> None:
         """Re-attached jobs that the input has not named are nobody's result, and part of what this run has done."""
         for flight in self._landed.values():
-            if not flight.places:
+            if not (flight.places or flight.is_added):
                 self.statistics.wanted += 1
                 self._count_settled(flight.job.item, made=True)
 
@@ -493,6 +598,10 @@ class Engine:
             await cancel()
         except _STOPPING_ERRORS as error:
             self._stop_for(error)
+
+
+async def _to_nobody(result: ImageResult) -> None:
+    """Nobody waits for what was added once the input has ended."""
 
 
 async def _nothing() -> AsyncIterator[list[IndexedWant]]:

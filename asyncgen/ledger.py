@@ -159,12 +159,19 @@ class Ledger:
         ids = None if only is None else json.dumps(list(only))
         parameters = (batch.id, after, until, ids, ids, _PAGE)
         found = await self.transact(lambda connection: connection.execute(query, parameters).fetchall())
-        return [
-            RecordedWant(
-                row["id"], ImageRequest.model_validate_json(row["said"]), row["replica"], Spec.from_json(row["spec"])
-            )
-            for row in found
-        ]
+        return [_recorded(row) for row in found]
+
+    async def recorded_by_id(self, item_ids: Sequence[int]) -> list[RecordedWant]:
+        """These items as they were wanted, in this order."""
+        query = "SELECT id, said, replica, spec FROM item WHERE id IN (SELECT value FROM json_each(?))"
+        found = await self.transact(lambda c: c.execute(query, (json.dumps(item_ids),)).fetchall())
+        return sorted(map(_recorded, found), key=lambda recorded: item_ids.index(recorded.item_id))
+
+    async def forget_met(self, scope: int) -> None:
+        """What is added under this number is whole: see `Engine.add`."""
+        await self.transact(
+            lambda c: [c.execute(f"DELETE FROM {table} WHERE run_id = ?", (scope,)) for table in ("met", "again")]  # noqa: S608 - as it says
+        )
 
     async def keys_of(self, batch: Batch, ids: Collection[str]) -> set[bytes]:
         """The content keys of a batch's items that have one of these request ids or ids of their owner's."""
@@ -466,3 +473,8 @@ class Ledger:
             raise
         self._connection = connection
         return found
+
+
+def _recorded(row: sqlite3.Row) -> RecordedWant:
+    request = ImageRequest.model_validate_json(row["said"])
+    return RecordedWant(row["id"], request, row["replica"], Spec.from_json(row["spec"]))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -23,7 +24,7 @@ from asyncgen import naming, protocol
 from asyncgen.allowance import Allowance
 from asyncgen.control import listening, socket_path
 from asyncgen.endpoint import Endpoint, Pace
-from asyncgen.engine import Choices, Deliver, Engine, Withdrawn
+from asyncgen.engine import Added, Choices, Deliver, Engine, Withdrawn
 from asyncgen.errors import (
     AsyncgenError,
     Failure,
@@ -51,7 +52,8 @@ from asyncgen.plan import Pictures, Planner, Styles
 from asyncgen.ports import Ports, Transport, TransportError
 from asyncgen.prices import find_price
 from asyncgen.protocol import EndpointAddress
-from asyncgen.records import PLATFORM, SANDBOX, Batch
+from asyncgen.records import PLATFORM, SANDBOX, Batch, Want
+from asyncgen.request import parse_request
 from asyncgen.selection import Selection
 from asyncgen.settings import AUTO, RUNPOD_BASE_URL, Concurrency, Settings, state_folder, user_folder
 from asyncgen.sharing import Sharing
@@ -73,6 +75,7 @@ _SANDBOX_KEY: Final = "no-key-needed"
 _SANDBOX_HEADER: Final = "x-asyncgen-sandbox"
 OUTPUT_ROOTS: Final = {PLATFORM: Path("asyncgen-images"), SANDBOX: Path("asyncgen-sandbox")}
 LEDGER_NAME: Final = "ledger.sqlite3"
+_ADDED_AT_ONCE: Final = 32
 _LEAVING_SECONDS: Final = 2.0
 
 
@@ -156,11 +159,22 @@ class Workspace:
         await self.run_ended.wait()
 
 
+def planned_to_add(planner: Planner, fields: Mapping[str, Any]) -> Iterator[Want]:
+    """The wants of a request that is added to a batch. Raises `InputError`."""
+    request = parse_request(fields)
+    if not request.save_to_style:
+        raise InputError("a picture in memory can only be had from Python", field="save_to_style")
+    return planner.wants(request)
+
+
 class BatchRun:
     """One run over one batch, ready to start; `keep_order`: in the order of its input, else grouped."""
 
-    def __init__(self, workspace: Workspace, batch: Batch, engine: Engine, *, keep_order: bool) -> None:
+    def __init__(
+        self, workspace: Workspace, batch: Batch, engine: Engine, planner: Planner, *, keep_order: bool
+    ) -> None:
         self.workspace, self.batch, self._engine, self._keep_order = workspace, batch, engine, keep_order
+        self._planner = planner
         self.statistics = engine.statistics
         self.request_stop = engine.request_stop
         self.take_kept = engine.take_kept
@@ -184,6 +198,24 @@ class BatchRun:
             raise InputError(f"{self.batch.name} is run in the order of its input (--keep-order): nothing comes first")
         return self._ahead.prefer(ids, await self.workspace.ledger.keys_of(self.batch, ids))
 
+    async def add(self, requests: Sequence[Mapping[str, Any]], scope: int, *, check_only: bool) -> Added:
+        """Have the run make what these requests want too; see `Engine.add`. `check_only`: only look at them.
+
+        Raises `InputError` for the first that is wrong, what stands before it being added by then.
+        """
+        added = Added(0, 0, is_taken=True)
+        for fields in requests:
+            try:
+                wants = planned_to_add(self._planner, fields)
+            except InputError as error:
+                raise error.at(repr(fields.get("id") or fields.get("prompt"))[:60]) from None
+            while not check_only and (chunk := list(islice(wants, _ADDED_AT_ONCE))):
+                more = await self._engine.add(chunk, scope)
+                added = Added(added.added + more.added, added.there + more.there, added.is_taken and more.is_taken)
+        if not requests:
+            await self.workspace.ledger.forget_met(scope)
+        return added
+
     async def _owning(self, work: Callable[[], Awaitable[T]]) -> T:
         async with self.workspace.using(self.batch, self), self.workspace.sharing.in_use():
             try:
@@ -202,6 +234,7 @@ class BatchRun:
             await self._engine.run(chunks, deliver)
             return
         ahead = self._ahead = LookAhead(chunks)
+        self._engine.on_added = ahead.wake
         async with anyio.create_task_group() as reading:
             reading.start_soon(ahead.read)
             await self._engine.run(ahead, deliver)
@@ -255,7 +288,7 @@ async def open_run(
         rebuy_changed=rebuy_changed,
     )
     in_order = settings.keep_order if keep_order is None else keep_order
-    return BatchRun(workspace, batch, Engine(bench, batch, choices), keep_order=in_order)
+    return BatchRun(workspace, batch, Engine(bench, batch, choices), planner, keep_order=in_order)
 
 
 def _allowance(workspace: Workspace, settings: Settings, target: Target, pace: Pace) -> Allowance:

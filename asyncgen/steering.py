@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from asyncgen.control_messages import Command, Verb
-from asyncgen.engine import Statistics, Withdrawn
+from asyncgen.engine import Added, Statistics, Withdrawn
 from asyncgen.errors import InputError
 from asyncgen.records import Batch
 from asyncgen.selection import Selection
@@ -22,6 +23,7 @@ class Steered(Protocol):
     def resume(self) -> None: ...
     async def withdraw(self, selection: Selection) -> Withdrawn: ...
     async def prefer(self, ids: Collection[str]) -> int: ...
+    async def add(self, requests: Sequence[Mapping[str, Any]], scope: int, *, check_only: bool) -> Added: ...
 
 
 class Steering:
@@ -47,8 +49,10 @@ class Steering:
                 return {"out": sum(one.out for one in met), "unsent": sum(one.unsent for one in met)}
             case Verb.URGENT:
                 return {"read_ahead": sum([await run.prefer(command.ids) for run in runs])}
-            case _:
-                raise InputError(f"{command.verb} is not known here")
+            case Verb.ADD:
+                return asdict(
+                    await self._only(runs).add(command.requests, command.scope, check_only=command.check_only)
+                )
         return {"batches": [run.batch.name for run in runs]}
 
     def _meant(self, batch: str | None) -> list[Steered]:
@@ -57,6 +61,11 @@ class Steering:
             going_on = ", ".join(run.batch.name for run in self._runs.values()) or "none"
             raise InputError(f"no run of the batch {batch or 'any'!r} goes on in this process; there is: {going_on}")
         return found
+
+    def _only(self, runs: list[Steered]) -> Steered:
+        if len(runs) > 1:
+            raise InputError("name the batch: several are being run")
+        return runs[0]
 
 
 def _state(run: Steered) -> dict[str, Any]:
