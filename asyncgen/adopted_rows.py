@@ -95,9 +95,14 @@ def _store(
     connection: sqlite3.Connection, item_id: int, want: Want, picture: StoredPicture, detail: str, at: float
 ) -> None:
     assert want.fixed_seed is not None
-    values = {**rows.columns_of(want, want.fixed_seed), **rows.failure_columns(None)}
+    _update(connection, item_id, **rows.columns_of(want, want.fixed_seed), **rows.failure_columns(None))
+    give_picture(connection, item_id, picture, detail, at)
+
+
+def give_picture(connection: sqlite3.Connection, item_id: int, picture: StoredPicture, detail: str, at: float) -> None:
+    """A wanted item is stored with a picture that was made elsewhere, and whose file is in place."""
     place = {"endpoint": ADOPTED, "job_id": picture.sha256}
-    _update(connection, item_id, state=State.STORED, state_at=at, detail=detail, **values, **place)
+    _update(connection, item_id, state=State.STORED, state_at=at, detail=detail, **place)
     rows.insert_pictures(connection, item_id, [picture], "stored")
 
 

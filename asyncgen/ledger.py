@@ -21,7 +21,7 @@ from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError
 from asyncgen.lifecycle import ALLOWED, State
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
-from asyncgen.records import ADOPTED, Batch, Item, RecordedWant, Spec, StoredPicture, Terms, Want
+from asyncgen.records import Batch, Item, RecordedWant, Spec, StoredPicture, Terms, Want
 from asyncgen.request import ImageRequest
 from asyncgen.schema import as_ledger_error, prepare
 
@@ -331,17 +331,6 @@ class Ledger:
                 "UPDATE image SET state = 'stored' WHERE item_id = ? AND state = 'storing'", (item.id,)
             ),
         )
-
-    async def record_adopted(self, item: Item, pictures: Sequence[StoredPicture]) -> None:
-        """Its pictures were made elsewhere, and their files are in place: there is no job, and no cost."""
-        await self._move(
-            item,
-            State.STORED,
-            endpoint=ADOPTED,
-            job_id=pictures[0].sha256,
-            also=lambda connection, at: rows.insert_pictures(connection, item.id, pictures, "stored"),
-        )
-        item.pictures = tuple(pictures)
 
     async def record_picture_lost(self, item_id: int, failure: Failure) -> bool:
         """A stored picture is missing or damaged: its image is lost, with all its pictures. False if it was already."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from asyncgen.adopted_rows import give_picture
 from asyncgen.errors import Failure, FailureClass, FailureCode
 from asyncgen.images import Picture
 from asyncgen.ledger import Ledger
@@ -19,7 +20,7 @@ from asyncgen.lifecycle import State
 from asyncgen.plan import Planner
 from asyncgen.ports import HttpReply, HttpRequest, NotSentError, Ports
 from asyncgen.protocol import Timing
-from asyncgen.records import PLATFORM, Batch, Item, StoredPicture, Terms, Want
+from asyncgen.records import ADOPTED, PLATFORM, Batch, Item, StoredPicture, Terms, Want
 from asyncgen.registry import StylesRegistry
 from asyncgen.request import parse_request
 from asyncgen.store import Store
@@ -84,7 +85,7 @@ class Desk:
             case _, State.STORING:
                 await ledger.record_storing(item, [record(path=f"{item.request_id}.png")], Timing())
             case State.WANTED, State.STORED:
-                await ledger.record_adopted(item, [record(path=f"{item.request_id}.png")])
+                await self.adopted(item, f"{item.request_id}.png")
             case State.WANTED, State.CANCELLED:
                 await ledger.record_cancelled_unsent(item, "taken back")
             case _, State.STORED:
@@ -95,6 +96,12 @@ class Desk:
                 await ledger.record_refused(item, "429")
             case _:
                 await ledger.record_ended(item, target, FAILURE, Timing())
+
+    async def adopted(self, item: Item, path: str) -> None:
+        """Give an item that was never sent a picture that was made elsewhere."""
+        picture, at = record(path=path), self.ports.clock.wall()
+        await self.ledger.transact(lambda connection: give_picture(connection, item.id, picture, "adopted", at))
+        item.state, item.endpoint, item.job_id, item.pictures = State.STORED, ADOPTED, picture.sha256, (picture,)
 
     async def stored(self, item: Item, path: str | None = None, *, count: int = 1) -> Item:
         """Take an item through the whole lifecycle, without files."""

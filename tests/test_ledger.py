@@ -600,7 +600,7 @@ async def test_what_is_kept_of_a_want_is_json_that_people_can_read(tmp_path: Pat
 async def test_what_was_made_elsewhere_is_stored_without_a_job_and_without_a_cost(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         item = await at.item()
-        await at.ledger.record_adopted(item, [record(path="old.png")])
+        await at.adopted(item, "old.png")
         assert (item.state, item.endpoint, item.attempts) == (State.STORED, ADOPTED, 0)
         assert await at.ledger.committed_usd(at.batch, 1.0) == 0
         await at.next_run()

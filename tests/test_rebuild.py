@@ -37,7 +37,7 @@ async def fill(at: Desk, count: int = 12) -> None:
             await at.move(item, target)
     for number in range(count):
         await at.stored(await at.item(f"a fox, study {number}", seed=number or None), f"p{number}", count=2)
-    await at.ledger.record_adopted(await at.item("a fox of old"), [record(path="of old.png")])
+    await at.adopted(await at.item("a fox of old"), "of old.png")
     await at.ledger.record_cancelled_unsent(await at.item("a fox, taken back"), "taken back")
     refused, rejected = await at.item("refused"), await at.item("rejected")
     await at.ledger.record_intent(refused, TERMS)
