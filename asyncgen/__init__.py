@@ -46,6 +46,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     expansion, cells          rows in the cells of a matrix: styles, character sets, sizes, workflows, seeds, a control
     plan, workflow, template  from a request to a graph
     input_rules, input_pixels which input pictures are refused, resized, re-encoded; their bytes
+    model_urls                where workers may download LoRA files from
     library                   the workflows that there are, and what each needs
     graph_check, binding      what is wrong with a graph; which of its inputs take which parameter
     graph, node_schema, lora_nodes

@@ -26,6 +26,7 @@ from asyncgen.errors import Failure, FailureClass, FailureCode, GenerationError,
 from asyncgen.input_pictures import InputPictures
 from asyncgen.intake import IndexedWant, Intake, Prompts
 from asyncgen.matrix_requests import MatrixRequests
+from asyncgen.model_urls import Presign
 from asyncgen.node_schema import parse_object_info
 from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.registry import StylesRegistry
@@ -35,6 +36,7 @@ from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun, Target, Workspace, new_input_pictures, new_planner, open_run, open_target
 from asyncgen.settings import Concurrency, Settings, load_settings
 from asyncgen.template import Template
+from asyncgen.url_secrets import recordable
 
 if TYPE_CHECKING:
     from asyncgen.plan import Planner
@@ -52,7 +54,8 @@ class ImageGenerator:
 
     `settings` None reads the environment and `.env`; `overrides` replace single settings by name (`concurrency=8`,
     `output_root=Path("images")`). `sandbox` True, or a `SandboxSettings`, uses the embedded sandbox. `styles` is a
-    registry, a registry file, or None for the settings'. `model_urls` maps LoRA names to URLs for the workers.
+    registry, a registry file, or None for the settings'. `model_urls` maps LoRA names to URLs for the workers;
+    `presign` is given a LoRA's name and its URL, and returns the URL to send (it may be async); neither is recorded.
     `object_info` is what your ComfyUI answers to `GET /object_info`, parsed: graphs are checked against it before
     anything is sent; None: against what asyncgen knows.
 
@@ -66,13 +69,14 @@ class ImageGenerator:
         sandbox: bool | SandboxSettings = False,
         styles: StylesRegistry | Path | str | None = None,
         model_urls: Mapping[str, str] | None = None,
+        presign: Presign | None = None,
         object_info: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> None:
         self._schemas = None if object_info is None else parse_object_info(object_info, is_own=True)
         self.settings = load_settings(**overrides) if settings is None else settings.changed(**overrides)
         self._sandbox = _sandbox_settings(sandbox)
-        self._styles, self._model_urls = styles, model_urls
+        self._styles, self._model_urls, self._presign = styles, model_urls, presign
         self._stack = AsyncExitStack()
         self._streams: set[asyncio.Task[None]] = set()
 
@@ -98,7 +102,7 @@ class ImageGenerator:
     @cached_property
     def planner(self) -> Planner:
         """What fills styles and defaults in and refuses what is wrong; usable before anything is opened."""
-        return new_planner(self.settings, self.styles, self._model_urls, self._schemas, self._pictures)
+        return new_planner(self.settings, self.styles, self._model_urls, self._schemas, self._pictures, self._presign)
 
     @cached_property
     def _pictures(self) -> InputPictures:
@@ -112,7 +116,10 @@ class ImageGenerator:
         """
         said = [__version__, KEY_VERSION, self.planner.template().name, self.planner.template().digest]
         said += [self.styles.digest.hex(), self.settings.workflow_name(), self.settings.result_limit_bytes]
-        text = json.dumps([*said, dict(self._model_urls or {}), dict(fields)], sort_keys=True)
+        urls = {
+            name: recordable(url) for name, url in (self._model_urls or {}).items()
+        }  # a new signature changes nothing
+        text = json.dumps([*said, urls, dict(fields)], sort_keys=True)
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     @property
@@ -322,6 +329,7 @@ class ImageGenerator:
                 if own_id is not None and own_id in ids:
                     raise InputError(f"the id {own_id!r} is used twice in this input", field="id")
                 ids |= {own_id} if own_id is not None else set()
+        self.planner.model_urls.warn_of_unused()
 
     def _history(self, style_id: str) -> Any:
         return style_history(self._workspace.ledger_path, style_id)
@@ -429,7 +437,7 @@ def _run(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: 
         return executor.submit(call).result()
 
 
-_GENERATOR_ARGUMENTS: Final = {"settings", "sandbox", "styles", "model_urls", "object_info"}
+_GENERATOR_ARGUMENTS: Final = {"settings", "sandbox", "styles", "model_urls", "presign", "object_info"}
 # These are settings, and arguments of a call at the same time: the call's meaning wins.
 _CALL_ARGUMENTS: Final = {"concurrency", "keep_order", "workflow"}
 

@@ -81,6 +81,8 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
             total = source.validate(generator, shown, name)
             if total is None:
                 return Exit.BAD_INPUT
+            if not source.has_kept_rows:
+                generator.planner.model_urls.warn_of_unused()
     new_set, warming = options.again, None
     if options.warm is not None:
         warming = warm_up_of(_question(generator, options, Assumed()), options.warm, as_json=setup.as_json)
@@ -164,6 +166,7 @@ def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[st
     with _shown(setup, generator.settings) as shown:
         _check_options(generator, fields)
         wanted = Intake(generator.planner, fields, name="prompt").plan(prompt)
+        generator.planner.model_urls.warn_of_unused()
         job = _RunPlan(name=name, total=len(wanted), chunks=lambda _: _one_chunk(wanted))
         ended = anyio.run(_execute, generator, job, shown)
     return _settle_held(setup, urls, ended)
@@ -405,10 +408,14 @@ async def _one_chunk(wanted: list[IndexedWant]) -> AsyncGenerator[list[IndexedWa
 
 
 def _model_urls(options: Sequence[str]) -> dict[str, str]:
+    """What is wrong is not quoted: a URL may hold a secret."""
     pairs = [option.partition("=") for option in options]
-    for name, equals, url in pairs:
-        if not (name and equals and url.startswith(("https://", "http://", "s3://"))):
-            raise InputError(f"{name}{equals}{url} is not NAME=URL", field="--model-url")
+    for number, (name, _, url) in enumerate(pairs, 1):
+        if not name or "://" in name or not url.startswith(("https://", "http://", "s3://")):
+            raise InputError(
+                f"number {number} is not NAME=URL, with a URL that begins with https://, http:// or s3://",
+                field="--model-url",
+            )
     return {name: url for name, _, url in pairs}
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from asyncgen.errors import Failure, FailureClass, FailureCode
+from asyncgen.url_secrets import redacted
 
 MAX_MESSAGE_CHARACTERS: Final = 600
 #: What base64 of PNG, JPEG and RIFF (WebP) begins with: tells a picture from words where either may stand.
@@ -120,8 +121,11 @@ _RULES: Final = (
 
 
 def cleaned(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:
-    """The text as one line of at most `limit` characters, without control, format and other unprintable ones."""
-    line = text[: 4 * limit]
+    """The text as one line of at most `limit` characters, without control, format and other unprintable ones.
+
+    What may be secret in URLs is left out.
+    """
+    line = redacted(text[: 4 * limit])
     if not line.isprintable():
         line = "".join(mark if mark.isprintable() else " " for mark in line)
     line = " ".join(line.split())

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from asyncgen.url_secrets import redacted
+
 #: What an error says of an input at most; the input may be a file of any size.
 MAX_MESSAGE_CHARACTERS: Final = 1_000
 _MAX_PLACE_CHARACTERS: Final = 300
@@ -80,6 +82,9 @@ class Failure:
     code: FailureCode
     message: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redacted(self.message))  # it is recorded, logged and shown
+
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
 
@@ -96,7 +101,7 @@ class InputError(AsyncgenError):
     """
 
     def __init__(self, message: str, *, field: str | None = None, where: str | None = None) -> None:
-        self.message = _one_line(message, MAX_MESSAGE_CHARACTERS)
+        self.message = _one_line(redacted(message), MAX_MESSAGE_CHARACTERS)
         self.field = field and _one_line(field, _MAX_PLACE_CHARACTERS)
         self.where = where and _one_line(where, _MAX_PLACE_CHARACTERS)
         place = ":".join(part for part in (self.where, self.field) if part)

@@ -237,15 +237,21 @@ class Job:
         await self._ledger.record_resubmission(self.item)
 
     async def _body(self, terms: Terms) -> bytes:
-        request = self.want.request
-        self._bench.planner.check_workflow(request, self.want.spec)
+        planner, request, spec, threads = (
+            self._bench.planner,
+            self.want.request,
+            self.want.spec,
+            self._bench.ports.file_threads,
+        )
+        planner.check_workflow(request, spec)
+        urls = await planner.model_urls.to_send(spec.model_urls, threads)
         pictures = {
-            name: await self._bench.ports.file_threads.run(self._input_picture, name, reference)
+            name: await threads.run(self._input_picture, name, reference)
             for name, reference in request.named_pictures.items()
         }
         self._picture_names = {name: file_name for name, (file_name, _) in pictures.items()}
         return job_body(
-            self._bench.planner.job_input(request, self.want.spec, self.item.seed, pictures),
+            planner.job_input(request, spec, self.item.seed, pictures, urls),
             ttl_ms=terms.ttl_ms,
             execution_timeout_ms=terms.execution_timeout_ms,
         )

@@ -19,7 +19,8 @@ from asyncgen.graph import Graph
 from asyncgen.graph_check import problems, refuse
 from asyncgen.input_pixels import PictureFacts
 from asyncgen.input_rules import PictureRules, fitted, within_body
-from asyncgen.loras import Lora, stack_loras, with_suffix
+from asyncgen.loras import Lora, stack_loras
+from asyncgen.model_urls import ModelUrls, Presign
 from asyncgen.node_schema import NodeSchemas, shipped_schemas
 from asyncgen.records import RecordedWant, SentPicture, Spec, Want
 from asyncgen.request import INPUT_PICTURES, MAX_SEED, RECORD_FIELDS, ImageRequest, content_key
@@ -85,6 +86,7 @@ class Planner:
     """Turns requests into wants, and wants into job inputs, for one registry and the workflows it meets.
 
     `model_urls` maps LoRA names to URLs that workers may download them from; it wins over the registry's `s3_url`.
+    `presign` is asked for the URL to send when a job is about to be sent.
     `schemas` are the node classes of the server that will run the graphs; None: those that a workflow was added with.
     `pictures` None: input pictures are not looked at.
     """
@@ -95,6 +97,7 @@ class Planner:
         workflow: str,
         *,
         model_urls: Mapping[str, str] | None = None,
+        presign: Presign | None = None,
         user_folder: Path | None = None,
         max_result_bytes: int = MAX_RESULT_BYTES,
         schemas: NodeSchemas | None = None,
@@ -103,7 +106,7 @@ class Planner:
         self._schemas = schemas
         self.pictures = pictures
         self._styles, self._workflow, self._user_folder = styles, workflow, user_folder
-        self._model_urls = {with_suffix(name): url for name, url in (model_urls or {}).items()}
+        self.model_urls = ModelUrls(styles, model_urls, presign)
         self._max_result_bytes = max_result_bytes
         self._templates: dict[str, Template] = {}
         self._recipes: dict[tuple[object, ...], _Recipe] = {}
@@ -236,7 +239,7 @@ class Planner:
             workflow=template.name,
             workflow_digest=template.digest,
             parameters={**request.parameters, **request.own_parameters},
-            model_urls=tuple(self._urls(loras)),
+            model_urls=tuple(self.model_urls.recorded(loras)),
             **values,
         )
         _check_text(spec)
@@ -257,26 +260,27 @@ class Planner:
         return filled(template, {**own, **usual, **spec.parameters, **picture_names}, spec.loras)
 
     def job_input(
-        self, request: ImageRequest, spec: Spec, seed: int, pictures: Mapping[str, tuple[str, str]]
+        self,
+        request: ImageRequest,
+        spec: Spec,
+        seed: int,
+        pictures: Mapping[str, tuple[str, str]],
+        model_urls: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """What the worker gets. `pictures`: for each of the request's input pictures, its file name and its base64.
 
+        `model_urls` are the spec's with what is secret in them (`ModelUrls.to_send`); None: to be looked at, not sent.
         Some workers reject keys they do not know, so a key that says nothing is left out.
         """
         names = {name: file_name for name, (file_name, _) in pictures.items()}
         job_input: dict[str, Any] = {"workflow": self.graph(request, spec, seed, names)}
-        if spec.model_urls:
-            job_input["model_urls"] = [{"id": name, "url": url} for name, url in spec.model_urls]
+        urls = dict(spec.model_urls) if model_urls is None else model_urls
+        if urls:
+            job_input["model_urls"] = [{"id": name, "url": url} for name, url in urls.items()]
             job_input["force_download"] = False
         if pictures:
             job_input["images"] = [{"name": file_name, "image": base64} for file_name, base64 in pictures.values()]
         return job_input
-
-    def _urls(self, loras: tuple[Lora, ...]) -> Iterator[tuple[str, str]]:
-        for lora in loras:
-            info = self._styles.get_lora_info(lora.name)
-            if url := self._model_urls.get(lora.name) or (info.s3_url if info else None):
-                yield lora.name, url
 
 
 def _recipe_key(request: ImageRequest) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from asyncgen.errors import Failure
 from asyncgen.lifecycle import State
 from asyncgen.loras import Lora
 from asyncgen.request import ImageRequest
+from asyncgen.url_secrets import recordable
 
 PLATFORM = "runpod"
 SANDBOX = "sandbox"
@@ -84,7 +85,7 @@ class Spec:
         """The spec that `to_json` wrote."""
         values = json.loads(text)
         values["loras"] = tuple(Lora(**lora) for lora in values["loras"])
-        values["model_urls"] = tuple((name, url) for name, url in values["model_urls"])
+        values["model_urls"] = tuple((name, recordable(url)) for name, url in values["model_urls"])
         sent = values.get("sent_pictures", {})
         values["sent_pictures"] = {name: SentPicture(**picture) for name, picture in sent.items()}
         return cls(**values)

@@ -46,6 +46,7 @@ from asyncgen.locking import locked
 from asyncgen.lookahead import LookAhead
 from asyncgen.manifest import FILE_NAME as MANIFEST_NAME
 from asyncgen.manifest import Manifest
+from asyncgen.model_urls import Presign
 from asyncgen.money import Budget, Price
 from asyncgen.node_schema import NodeSchemas
 from asyncgen.plan import Pictures, Planner, Styles
@@ -315,6 +316,7 @@ def new_planner(
     model_urls: Mapping[str, str] | None = None,
     schemas: NodeSchemas | None = None,
     pictures: Pictures | None = None,
+    presign: Presign | None = None,
 ) -> Planner:
     """The planner of one run."""
     workflow = settings.workflow_name()
@@ -322,6 +324,7 @@ def new_planner(
         styles,
         str(Path(workflow).resolve()) if Path(workflow).is_file() else workflow,
         model_urls=model_urls,
+        presign=presign,
         user_folder=user_folder(),
         max_result_bytes=settings.result_limit_bytes,
         schemas=schemas,

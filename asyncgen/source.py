@@ -67,6 +67,7 @@ class Source:
         self._matrix, self._chooser = self._input.matrix, self._input.chooser
         self.is_stream, self.batch_name = self._input.is_stream, self._input.batch_name
         self.skipped = 0
+        self.has_kept_rows = False  # which were not planned when it was looked through
         self._has_id_twice = False
 
     def validate(self, generator: ImageGenerator, shown: Display, batch_name: str) -> int | None:
@@ -116,6 +117,7 @@ class Source:
             while block := list(islice(file.rows, BLOCK)):
                 kept = {} if known is None else known.take([row.key for row in block if isinstance(row, RawRow)])
                 total += sum(kept.values())
+                self.has_kept_rows = self.has_kept_rows or bool(kept)
                 for row in block:
                     if not (isinstance(row, RawRow) and kept.pop(row.key, 0)):
                         parsed = file.parse(row)

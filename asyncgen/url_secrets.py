@@ -8,6 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 #: Stands where a part of a URL was left out.
 HIDDEN: Final = "[hidden]"
+#: Ends a URL that had more to it.
+SECRET_PART: Final = f"?{HIDDEN}"
 _IN_TEXT: Final = re.compile(
     r"""\b([a-z][a-z0-9+.-]*://)([^\s/?#@"'<>]*@)?([^\s?#"'<>]*)(\?[^\s"'<>]*)?""", re.IGNORECASE
 )
@@ -31,8 +33,13 @@ def without_secrets(url: str) -> str:
         return HIDDEN
 
 
+def recordable(url: str) -> str:
+    """The URL as it may be written down: what may be secret is left out, and that it was there is told."""
+    return f"{without_secrets(url)}{SECRET_PART}" if has_secrets(url) and not url.endswith(SECRET_PART) else url
+
+
 def redacted(text: str) -> str:
     """A text with the secrets of all URLs in it left out: servers and libraries quote what they were sent."""
     if "://" not in text:
         return text
-    return _IN_TEXT.sub(lambda url: f"{url[1]}{url[3]}{f'?{HIDDEN}' if url[4] else ''}", text)
+    return _IN_TEXT.sub(lambda url: f"{url[1]}{url[3]}{SECRET_PART if url[4] else ''}", text)

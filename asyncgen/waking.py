@@ -52,7 +52,9 @@ async def warm_up(generator: ImageGenerator, run: BatchRun, plan: WarmUp, shown:
     """
     budget = run.statistics.budget
     if plan.usd is None:
-        body = small_job(generator.planner, plan.want)
+        planner, threads = generator.planner, generator.workspace.ports.file_threads
+        urls = await planner.model_urls.to_send(plan.want.spec.model_urls, threads)
+        body = small_job(planner, plan.want, urls)
         await _check_budget(generator, run, plan)
         shown.notice(_price_words(plan, run.statistics.price))
         workspace, target = generator.workspace, generator.target

@@ -8,7 +8,7 @@ by itself. Nothing of these jobs is kept: they are no images, and neither ledger
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -62,16 +62,16 @@ class Warmed:
         return self.execution_ms / 1000 + self.untimed * JOB_SECONDS
 
 
-def small_job(planner: Planner, want: Want) -> bytes:
+def small_job(planner: Planner, want: Want, model_urls: Mapping[str, str] | None = None) -> bytes:
     """The body of a job that loads what this image's does, and makes a picture of 64x64 in one step.
 
-    Raises `InputError` where the workflow needs an input picture.
+    `model_urls` as `Planner.job_input` takes them. Raises `InputError` where the workflow needs an input picture.
     """
     if want.request.input_pictures:
         message = "a workflow with input pictures cannot be warmed up: leave --warm out"
         raise InputError(message, field="--warm")
     spec = replace(want.spec, width=_SIZE, height=_SIZE, steps=_STEPS, batch_size=1)
-    job_input = planner.job_input(want.request, spec, 0, {})
+    job_input = planner.job_input(want.request, spec, 0, {}, model_urls)
     return job_body(job_input, ttl_ms=int(2 * WAIT_SECONDS * 1000), execution_timeout_ms=int(JOB_SECONDS * 1000))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from PIL import Image
 from support import JumpClock, Wired, bought, eventually, fault, files, open_sandbox, request, wired
 
 from asyncgen.errors import InputError, RunPausedError
@@ -79,5 +80,6 @@ async def test_an_endpoint_that_refuses_all_work_is_told_as_by_any_run(tmp_path:
 
 async def test_a_workflow_with_input_pictures_is_refused(tmp_path: Path) -> None:
     async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
+        Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
         with pytest.raises(InputError, match="--warm"):
-            body_of(parts, workflow="img2img", init_image="x.png")
+            body_of(parts, workflow="img2img", init_image=str(tmp_path / "x.png"))
