@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from asyncgen.errors import InputError
 from asyncgen.naming import NO_STYLE
-from asyncgen.request import FIELD_NAMES, MAX_SEED, RANDOM_SEED, ImageRequest, parse_request
+from asyncgen.request import FIELD_NAMES, MAX_SEED, ImageRequest, parse_request
 from asyncgen.variables import fill, names_in, variable_of
 
 #: So many images one prompt may have in a matrix.
@@ -97,7 +97,8 @@ def axes(
 class Cell:
     """One way to make a prompt: fields that the cell decides, and `usual` ones, which a row may say otherwise.
 
-    `seed` is the number of a derived seed, or the seed itself where `own_seed`. `digest` (16 bytes) is of all this.
+    Both are checked: a row in a cell need not be checked again. `seed` is the number of a derived seed, or the seed
+    itself where `own_seed`. `digest` (16 bytes) is of all this.
     """
 
     fields: Mapping[str, Any]
@@ -108,11 +109,12 @@ class Cell:
     is_control: bool
     digest: bytes
 
-    def request(self, shared: Mapping[str, Any], said: Mapping[str, Any]) -> ImageRequest:
-        """The request of a row in this cell; `said` is the row's own, `shared` what holds for all. By field names.
+    def request(self, shared: Mapping[str, Any], row: ImageRequest) -> ImageRequest:
+        """The request of a row in this cell; `shared` is what holds for all rows, checked like the cell's fields.
 
-        Raises `InputError` where the row says what the cell decides, and for what is wrong with either.
+        Raises `InputError` where the row says what the cell decides, or has no such variable.
         """
+        said = {name: getattr(row, name) for name in row.model_fields_set}
         for name in self.fields.keys() & said.keys():
             message = "the row says this itself, and the matrix has several: take it out of one of them"
             raise InputError(message, field=name)
@@ -120,10 +122,10 @@ class Cell:
         if self.is_control:
             merged |= _WITHOUT_LORAS
         used = self._fill(merged) if self.variables else {}
-        base = merged.get("seed")
-        if merged.get("id") is not None:
+        merged |= self._seed(merged, row.id)
+        if row.id is not None:
             merged["id"] = self._id(merged, used)
-        return parse_request(merged | self._seed(merged, said.get("id"), None if base == RANDOM_SEED else base))
+        return parse_request(merged) if used else row.model_copy(update=merged)
 
     def _fill(self, merged: dict[str, Any]) -> dict[str, str]:
         """Put the variables into the prompt; those that it has. A prompt without one is the same for all its values."""
@@ -135,15 +137,16 @@ class Cell:
             merged |= {"template": text, "variables": {**own, **used}}
         return used
 
-    def _seed(self, merged: Mapping[str, Any], own_id: object, base: int | None) -> dict[str, Any]:
+    def _seed(self, merged: Mapping[str, Any], own_id: str | None) -> dict[str, Any]:
         """A seed that was said is that of number 0, and the next numbers follow it, as with `images`."""
+        base = merged.get("seed")
         if self.own_seed:
             if base is not None:
                 raise InputError("the row or an option says this itself, and the matrix has seeds", field="seed")
             return {"seed": self.seed}
         if base is not None:
-            return {"seed": (base + self.seed) & MAX_SEED} if isinstance(base, int) else {}
-        return {"seed": derived_seed(str(merged.get("prompt", "")), own_id, self.seed), "seed_number": self.seed}
+            return {"seed": (base + self.seed) & MAX_SEED, "seed_number": None}
+        return {"seed": derived_seed(merged.get("prompt", ""), own_id, self.seed), "seed_number": self.seed}
 
     def _id(self, merged: Mapping[str, Any], used: Mapping[str, str]) -> str:
         """`fox/1/A+B/1024x1024/seed-0`: what the image shows of the matrix, whichever axes there are."""
@@ -173,8 +176,9 @@ class Matrix:
         for name in sorted(_fields(first).keys() & named.keys()):
             raise InputError("is said twice, for all and by the matrix: leave one of them out", field=name)
         self._usual = {name: values[0] for name, values in _values(axes).items() if len(values) == 1}
-        self.shared = {**named, **_fields(self._usual)}
+        self.shared = _checked({**named, **_fields(self._usual)})
         self.has_seeds = bool(axes.seeds)
+        self._known: dict[str, Mapping[str, Any]] = {}
         self.cells = list({cell.digest: cell for cell in self._made(axes)}.values())
         if not self.cells:
             raise InputError("every cell of the matrix is excluded: nothing would be made", field="exclude")
@@ -209,12 +213,19 @@ class Matrix:
         for one, extra in zip(kept, extras, strict=True):
             yield self._cell(one, {name: value for name, value in extra.items() if name not in one}, axes)
 
+    def _checked(self, one: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields of a cell. Cells of other seeds have the same."""
+        key = repr(sorted((name, value) for name, value in one.items() if name != "seed"))
+        if key not in self._known:
+            self._known[key] = _checked(_fields(one))
+        return self._known[key]
+
     def _cell(self, one: Mapping[str, Any], extra: Mapping[str, Any], axes: Axes) -> Cell:
         decided = {name: value for name, value in one.items() if name in _AXES and self._usual.get(name) != value}
         usual = {name: value for name, value in {**one, **extra}.items() if name not in one or name not in _AXES}
         variables = {name: value for name, value in usual.items() if variable_of(name) is not None}
-        fields, seed, is_control = _fields(decided), one.get("seed", 0), bool(one.get("control"))
-        others = _fields({name: value for name, value in usual.items() if name not in variables})
+        fields, seed, is_control = self._checked(decided), one.get("seed", 0), bool(one.get("control"))
+        others = self._checked({name: value for name, value in usual.items() if name not in variables})
         named = {str(variable_of(name)): value for name, value in variables.items()}
         said = [sorted(fields.items()), sorted(others.items()), sorted(named.items()), seed, axes.own_seeds, is_control]
         digest = hashlib.blake2b(_canonical(said), digest_size=16).digest()
@@ -225,11 +236,6 @@ def derived_seed(prompt: str, own_id: object, number: int) -> int:
     """Seed `number` of a prompt, 0 to 2^64-1; `own_id` is the caller's for it, or None."""
     text = _canonical([prompt, own_id, number])
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-
-
-def said_by(request: ImageRequest) -> dict[str, Any]:
-    """What a request says itself, by field."""
-    return {name: getattr(request, name) for name in request.model_fields_set}
 
 
 # -- cells ----------------------------------------------------------------------------------------------------------
@@ -271,6 +277,12 @@ def _fields(one: Mapping[str, Any]) -> dict[str, Any]:
         elif name not in ("seed", "control") and variable_of(name) is None:
             fields[FIELD_NAMES.get(name, name)] = value
     return fields
+
+
+def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as a request has them. Raises `InputError`."""
+    request = parse_request({**fields, "prompt": "any"})
+    return {FIELD_NAMES[name]: getattr(request, FIELD_NAMES[name]) for name in fields}
 
 
 def _stem(workflow: str) -> str:

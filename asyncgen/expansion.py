@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
-from asyncgen.cells import Cell, Matrix, said_by
+from asyncgen.cells import Cell, Matrix
 from asyncgen.errors import InputError
 from asyncgen.prompts import BadRow, RawRow, Row
 from asyncgen.request import ImageRequest, parse_request
@@ -77,7 +77,7 @@ class Expansion:
         if isinstance(row, BadRow):
             return row
         try:
-            request = self._matrix.cells[number].request(self._matrix.shared, said_by(row.request))
+            request = self._matrix.cells[number].request(self._matrix.shared, row.request)
         except InputError as error:
             return self._bad(row, error)
         return Row(raw.line, request, raw.key, row.where)
@@ -95,7 +95,7 @@ class Expansion:
             yield row
             return
         try:
-            for request in requests_of(self._matrix, said_by(row.request), self._chooser):
+            for request in requests_of(self._matrix, row.request, self._chooser):
                 key = hashlib.blake2b(raw.key + request.said_json().encode(), digest_size=16).digest()
                 yield RawRow(raw.line, Row(raw.line, request, key, row.where), key)
         except InputError as error:
@@ -105,12 +105,12 @@ class Expansion:
         return BadRow(row.line, error.at(row.where or f"{self.name}:{row.line}"))
 
 
-def requests_of(matrix: Matrix, said: Mapping[str, Any], chooser: Chooser | None) -> Iterator[ImageRequest]:
-    """The requests of one row, by what it says itself, in every cell and with every choice. Raises `InputError`.
+def requests_of(matrix: Matrix, row: ImageRequest, chooser: Chooser | None) -> Iterator[ImageRequest]:
+    """The requests of a row in every cell and with every choice. Raises `InputError`.
 
     Each is made once: a prompt without a variable is the same for all its values.
     """
-    made = (request for cell in matrix.cells for request in _in_cell(matrix, cell, said, chooser))
+    made = (request for cell in matrix.cells for request in _in_cell(matrix, cell, row, chooser))
     if not matrix.may_repeat:
         yield from made
         return
@@ -122,30 +122,33 @@ def requests_of(matrix: Matrix, said: Mapping[str, Any], chooser: Chooser | None
             yield request
 
 
-def _in_cell(matrix: Matrix, cell: Cell, said: Mapping[str, Any], chooser: Chooser | None) -> Iterator[ImageRequest]:
+def _in_cell(matrix: Matrix, cell: Cell, row: ImageRequest, chooser: Chooser | None) -> Iterator[ImageRequest]:
     """At random each image chooses anew, so that `images` of a row are made like so many seeds."""
     if chooser is None:
-        yield cell.request(matrix.shared, said)
+        yield cell.request(matrix.shared, row)
         return
-    for one, own in _images(matrix, cell, said) if chooser.is_random else [(cell, said)]:
+    for one, own in _images(matrix, cell, row) if chooser.is_random else [(cell, row)]:
         request = one.request(matrix.shared, own)
-        for choice in chooser.choices(request.prompt, said.get("id"), one.seed):
+        for choice in chooser.choices(request.prompt, row.id, one.seed):
             yield _resolved(request, choice, chooser)
 
 
-def _images(matrix: Matrix, cell: Cell, said: Mapping[str, Any]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
-    images = int({**matrix.shared, **cell.usual, **said}.get("images", 1))
+def _images(matrix: Matrix, cell: Cell, row: ImageRequest) -> Iterator[tuple[Cell, ImageRequest]]:
+    images = cell.request(matrix.shared, row).images
     if images > 1 and matrix.has_seeds:
         raise InputError("with seeds, each of which chooses anew, there is one image of each", field="images")
-    own = said if images == 1 else {**said, "images": 1}
-    return ((replace(cell, seed=number) if images > 1 else cell, own) for number in range(images))
+    if images == 1:
+        yield cell, row
+        return
+    single = row.model_copy(update={"images": 1})
+    yield from ((replace(cell, seed=number), single) for number in range(images))
 
 
 def _resolved(request: ImageRequest, choice: Choice, chooser: Chooser) -> ImageRequest:
     if not choice.values and choice.text == request.prompt:
         return request
     text = hashlib.blake2b(choice.text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-    fields = said_by(request) | {
+    fields = {name: getattr(request, name) for name in request.model_fields_set} | {
         "prompt": choice.text,
         "template": request.template or request.prompt,
         "variables": {**request.variables, **choice.values},

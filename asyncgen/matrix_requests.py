@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncgen.batch_file import wildcard_mode
-from asyncgen.cells import Matrix, axes, said_by
+from asyncgen.cells import Matrix, axes
 from asyncgen.errors import InputError
 from asyncgen.expansion import Chooser, requests_of
 from asyncgen.request import ImageRequest, parse_request
@@ -26,7 +26,7 @@ class MatrixRequests(Iterable[ImageRequest]):
     def __iter__(self) -> Iterator[ImageRequest]:
         for number, prompt in enumerate(self._prompts, start=1):
             try:
-                yield from requests_of(self._matrix, said_by(parse_request(prompt)), self._chooser)
+                yield from requests_of(self._matrix, parse_request(prompt), self._chooser)
             except InputError as error:
                 raise (error if error.where else error.at(f"prompt {number}")) from None
 

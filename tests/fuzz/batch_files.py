@@ -12,6 +12,7 @@ from asyncgen.batch_file import read_batch_file
 from asyncgen.cells import Matrix
 from asyncgen.errors import InputError
 from asyncgen.expansion import requests_of
+from asyncgen.request import ImageRequest
 
 from . import mutations
 from .bounds import check_message
@@ -42,6 +43,7 @@ _LEAVES: Final = (
 _TOML: Final = (
     'prompts = "p.txt"\nstyles = ["1", "16"]\nseeds = 2\nexclude = [{ style = "1" }]\n\n[variables]\ncolor = ["red"]\n'
 )
+_ROW: Final = ImageRequest(prompt="a {color} fox", id="fox")
 _MOST_REQUESTS: Final = 20
 
 
@@ -74,7 +76,7 @@ def judge(case: Case) -> Iterator[str]:
         yield f"{case.name} refused"
         return
     try:
-        requests = list(islice(requests_of(matrix, {"prompt": "a {color} fox", "id": "fox"}, None), _MOST_REQUESTS))
+        requests = list(islice(requests_of(matrix, _ROW, None), _MOST_REQUESTS))
     except InputError as error:
         check_message(str(error))
         yield f"{case.name} row refused"

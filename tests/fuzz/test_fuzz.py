@@ -21,7 +21,7 @@ MUST_BE_SEEN = {
     "replies": ("submission Accepted", "submission Unknown", "status Completed", "examined png",
                 "examined corrupt_image", "checked jpeg", "download Redirected", "link refused"),
     "prompts": ("txt row", "csv row", "jsonl row", "csv bad row", "jsonl bad row", "planned", "refused by the plan"),
-    "batches": ("b.json made", "b.json refused", "b.json row refused", "b.toml made", "b.toml refused"),
+    "batches": ("b.json made", "b.json refused", "b.toml made", "b.toml refused"),
     "names": ("path", "template refused", "written"),
     "registry": ("file taken", "file refused", "style planned", "change refused", "saved"),
     "workflow": ("filled", "file refused", "parameters refused"),
