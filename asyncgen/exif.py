@@ -27,7 +27,7 @@ def exif_of(user_comment: str | None, model: str | None = None) -> bytes:
     comment = b"" if user_comment is None else _UNICODE + user_comment.encode("utf-16-be", "replace")
     first = [] if model is None else [(_MODEL, _ASCII, model.encode("ascii", "replace") + b"\0")]
     texts_at = len(_HEADER) + _directory_bytes(len(first) + 1)
-    directory_at = texts_at + sum(len(body) for _, _, body in first)
+    directory_at = texts_at + sum(len(_even(body)) for _, _, body in first)
     pointer = (_EXIF_POINTER, _LONG, struct.pack(">I", directory_at))
     second = [(_USER_COMMENT, _UNDEFINED, comment)]
     return _HEADER + _directory([*first, pointer], texts_at) + _directory(second, directory_at + _directory_bytes(1))
@@ -46,8 +46,13 @@ def _directory(entries: list[tuple[int, int, bytes]], values_at: int) -> bytes:
             rows.append(struct.pack(">HHI", tag, kind, count) + body.ljust(4, b"\0"))
         else:
             rows.append(struct.pack(">HHII", tag, kind, count, values_at + len(values)))
-            values += body
+            values += _even(body)
     return struct.pack(">H", len(rows)) + b"".join(rows) + bytes(4) + values
+
+
+def _even(value: bytes) -> bytes:
+    """TIFF wants values to begin at even places."""
+    return value + bytes(len(value) % 2)
 
 
 def texts_in(tiff: bytes) -> tuple[str | None, list[str]]:
