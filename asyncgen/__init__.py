@@ -34,8 +34,12 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     input_pictures            the pictures that jobs start from: paths, bytes, URLs
     locking, sharing          one process owns an output root; runs of one user share an endpoint's limits
     lookahead                 the input read ahead, and ordered
+    inspection                whether the pictures of a job count
     ledger, store, intake     durable state, files, prompts in
     rows, schema              the ledger's SQL, and its file
+    checks, looks             what a picture must be to count; how it looks
+    scoring                   your own function that says whether it counts
+    expected_size             the size that a graph makes
     transport, system, disk   the real HTTP, clock, threads and file system behind `ports`
     control                   the socket by which a run is told what to do
     streams                   standard output and standard error, which may fail

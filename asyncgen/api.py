@@ -34,6 +34,7 @@ from asyncgen.report import style_history
 from asyncgen.request import KEY_VERSION, ImageRequest
 from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun, Target, Workspace, new_input_pictures, new_planner, open_run, open_target
+from asyncgen.scoring import Scorer
 from asyncgen.settings import Concurrency, Settings, load_settings
 from asyncgen.template import Template
 from asyncgen.url_secrets import recordable
@@ -57,7 +58,8 @@ class ImageGenerator:
     registry, a registry file, or None for the settings'. `model_urls` maps LoRA names to URLs for the workers;
     `presign` is given a LoRA's name and its URL, and returns the URL to send (it may be async); neither is recorded.
     `object_info` is what your ComfyUI answers to `GET /object_info`, parsed: graphs are checked against it before
-    anything is sent; None: against what asyncgen knows.
+    anything is sent; None: against what asyncgen knows. `scorer` is a function of yours that may reject a picture
+    (`asyncgen.scoring` says what it is called with, and what it may return).
 
     Entering raises `SettingsError` for what is missing, `LedgerLockedError` when another process uses the output root.
     """
@@ -71,12 +73,13 @@ class ImageGenerator:
         model_urls: Mapping[str, str] | None = None,
         presign: Presign | None = None,
         object_info: Mapping[str, Any] | None = None,
+        scorer: Scorer | None = None,
         **overrides: Any,
     ) -> None:
         self._schemas = None if object_info is None else parse_object_info(object_info, is_own=True)
         self.settings = load_settings(**overrides) if settings is None else settings.changed(**overrides)
         self._sandbox = _sandbox_settings(sandbox)
-        self._styles, self._model_urls, self._presign = styles, model_urls, presign
+        self._styles, self._model_urls, self._presign, self._scorer = styles, model_urls, presign, scorer
         self._stack = AsyncExitStack()
         self._streams: set[asyncio.Task[None]] = set()
 
@@ -296,6 +299,7 @@ class ImageGenerator:
             retry_failed=retry_failed,
             rebuy_changed=rebuy_changed,
             keep_order=keep_order,
+            scorer=self._scorer,
         )
 
     async def recorded_wants(
@@ -437,7 +441,7 @@ def _run(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: 
         return executor.submit(call).result()
 
 
-_GENERATOR_ARGUMENTS: Final = {"settings", "sandbox", "styles", "model_urls", "presign", "object_info"}
+_GENERATOR_ARGUMENTS: Final = {"settings", "sandbox", "styles", "model_urls", "presign", "object_info", "scorer"}
 # These are settings, and arguments of a call at the same time: the call's meaning wins.
 _CALL_ARGUMENTS: Final = {"concurrency", "keep_order", "workflow"}
 

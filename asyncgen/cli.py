@@ -51,6 +51,15 @@ class CostBy(StrEnum):
     DAY = "day"
 
 
+class Check(StrEnum):
+    """What a whole picture must be to count."""
+
+    STRICT = "strict"
+    STANDARD = "standard"
+    WARN = "warn"
+    OFF = "off"
+
+
 class OnUnknown(StrEnum):
     """What becomes of a submission whose outcome was never learned."""
 
@@ -180,6 +189,20 @@ Unknown = Annotated[
     typer.Option(
         "--unknown", help="Submissions of unknown outcome: hold, or resubmit (may pay twice). [default: hold]"
     ),
+]
+CheckOption = Annotated[
+    Check | None,
+    typer.Option(
+        "--check", help="Which pictures fail: blank ones and duplicates; near ones too; none. [default: standard]"
+    ),
+]
+Rerolls = Annotated[
+    int | None,
+    typer.Option("--rerolls", min=0, help="Buy a rejected picture again with another seed, so often. [default: 0]"),
+]
+ScorerOption = Annotated[
+    str | None,
+    typer.Option("--scorer", metavar="MODULE:FUNCTION", help="A function of yours that may reject a picture."),
 ]
 Budget = Annotated[
     float | None,
@@ -314,6 +337,9 @@ def batch(
     metadata: Metadata = None,
     on_stop: Stop = None,
     unknown: Unknown = None,
+    check: CheckOption = None,
+    rerolls: Rerolls = None,
+    scorer: ScorerOption = None,
     budget: Budget = None,
     usd_per_second: UsdPerSecond = None,
     gpu: Gpu = None,
@@ -394,6 +420,9 @@ def generate(
     metadata: Metadata = None,
     on_stop: Stop = None,
     unknown: Unknown = None,
+    check: CheckOption = None,
+    rerolls: Rerolls = None,
+    scorer: ScorerOption = None,
     budget: Budget = None,
     usd_per_second: UsdPerSecond = None,
     gpu: Gpu = None,
@@ -430,6 +459,9 @@ def retry(
     metadata: Metadata = None,
     on_stop: Stop = None,
     unknown: Unknown = None,
+    check: CheckOption = None,
+    rerolls: Rerolls = None,
+    scorer: ScorerOption = None,
     budget: Budget = None,
     usd_per_second: UsdPerSecond = None,
     gpu: Gpu = None,
@@ -902,10 +934,13 @@ def _setup(given: dict[str, Any]) -> Any:
         "gpu": given.get("gpu"),
         "resize_inputs": given.get("resize_inputs"),
         "reencode_inputs": given.get("reencode_inputs"),
+        "check": given.get("check"),
+        "rerolls": given.get("rerolls"),
     }
     return commands.Setup(
         overrides=overrides,
         object_info=given["object_info"],
+        scorer=given.get("scorer"),
         sandbox=given["sandbox"],
         as_json=given["json"],
         verbosity=-1 if given["quiet"] else given["verbose"],

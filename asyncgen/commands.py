@@ -30,6 +30,7 @@ from asyncgen.report import batch_statuses, jobs_out
 from asyncgen.request import INPUT_PICTURES, parse_request
 from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun
+from asyncgen.scoring import load_scorer
 from asyncgen.settings import Settings, load_settings
 from asyncgen.source import Source, SourceOptions
 from asyncgen.streams import complain
@@ -51,6 +52,7 @@ class Setup:
     verbosity: int
     log_file: Path | None
     log_json: bool
+    scorer: str | None = None  # MODULE:FUNCTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +424,8 @@ def _model_urls(options: Sequence[str]) -> dict[str, str]:
 def _generator(setup: Setup, urls: Mapping[str, str]) -> ImageGenerator:
     object_info = None if setup.object_info is None else read_object_info(setup.object_info)
     settings = load_settings(**setup.overrides)
-    return ImageGenerator(settings, sandbox=setup.sandbox, model_urls=urls, object_info=object_info)
+    scorer = None if setup.scorer is None else load_scorer(setup.scorer)
+    return ImageGenerator(settings, sandbox=setup.sandbox, model_urls=urls, object_info=object_info, scorer=scorer)
 
 
 @contextmanager

@@ -57,6 +57,10 @@ class FailureCode(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     RESULT_TOO_LARGE = "result_too_large"
     RESULT_URL_REFUSED = "result_url_refused"
+    WRONG_SIZE = "wrong_size"
+    BLANK_IMAGE = "blank_image"
+    DUPLICATE_IMAGE = "duplicate_image"
+    REJECTED_BY_SCORER = "rejected_by_scorer"
     CANCELLED = "cancelled"
     # infrastructure
     OUT_OF_MEMORY = "out_of_memory"

@@ -6,27 +6,32 @@ ledger does not know of.
 
     wanted ──intend──▶ submitting ──/run──▶ accepted ──/status──▶ storing ──fsync, link──▶ stored
 
+A picture is looked at before it counts (`asyncgen.inspection`): one that is rejected leads back to wanted, or fails.
+
 What it may buy, and on which terms, it asks of `Allowance`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import anyio
 
-from asyncgen import images, naming
+from asyncgen import images, naming, rows
 from asyncgen.allowance import Allowance
+from asyncgen.checks import next_seed
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, LedgerError, RunPausedError
 from asyncgen.gate import Place
 from asyncgen.images import ImageFaultError, Mark, Marks, Picture
+from asyncgen.inspection import Inspector
 from asyncgen.ledger import Ledger
 from asyncgen.lifecycle import State
 from asyncgen.marking import Marking
@@ -47,21 +52,23 @@ from asyncgen.protocol import (
     job_body,
 )
 from asyncgen.provenance import Level
-from asyncgen.records import Item, Spec, Terms, Want
+from asyncgen.records import Item, Look, Spec, Terms, Want
 from asyncgen.schema import PathTakenError
 from asyncgen.stopping import Stop, StoppedError
-from asyncgen.store import Store
+from asyncgen.store import Prepared, Store
 
 log = logging.getLogger(__name__)
 TAKEN_BACK: Final = "taken back before it was sent, as told"
 _FETCHES: Final = 3  # of a result that came damaged: fetching is free, buying is not
+_REJECTED_FOLDER: Final = "rejected"
 _EXAMINED_AT_ONCE: Final = 32 * 1024  # bytes: 0.03 ms
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a run does where there is a choice. `max_attempts`: how often one image may be bought in all.
+    """What a run does where there is a choice.
 
+    `max_attempts`: how often one image may be bought in all, but for up to `rerolls` purchases with another seed.
     `metadata`: how much a picture's file says of how it was made.
     """
 
@@ -72,6 +79,7 @@ class Policy:
     cancel_on_stop: bool
     metadata: Level
     realm: str
+    rerolls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ class Workbench:
     planner: Planner
     endpoint_at: Callable[[str], Endpoint]
     allowance: Allowance
+    inspector: Inspector
     policy: Policy
 
 
@@ -110,15 +119,16 @@ class Job:
         Raises `StoppedError` where a stop leaves it wanted, `RunPausedError` for faults that every job would meet,
         `StoreError` and `LedgerError` when disk or ledger refuse.
         """
-        while step := self._next_step():
-            try:
-                await step()
-            except StoppedError:
-                if self.withdrawn and self.item.state is State.WANTED:
-                    await self._ledger.record_cancelled_unsent(self.item, TAKEN_BACK)
-                elif not self._put_off:
-                    raise
-                self._put_off = False
+        with self._bench.inspector.in_work(self.want):
+            while step := self._next_step():
+                try:
+                    await step()
+                except StoppedError:
+                    if self.withdrawn and self.item.state is State.WANTED:
+                        await self._ledger.record_cancelled_unsent(self.item, TAKEN_BACK)
+                    elif not self._put_off:
+                        raise
+                    self._put_off = False
 
     def _next_step(self) -> Callable[[], Awaitable[None]] | None:
         match self.item.state:
@@ -231,7 +241,12 @@ class Job:
 
     def _may_resubmit(self) -> bool:
         policy = self._bench.policy
-        return policy.resubmit_unknown and self.item.attempts < policy.max_attempts
+        return policy.resubmit_unknown and self._attempts < policy.max_attempts
+
+    @property
+    def _attempts(self) -> int:
+        """Purchases, but for those that another seed asked for."""
+        return self.item.attempts - self.item.rerolls
 
     async def _resubmit(self) -> None:
         await self._ledger.record_resubmission(self.item)
@@ -352,15 +367,23 @@ class Job:
             return Failed(fault.failure, self.timing, refetch_first=fault.refetch_first)
 
     async def _keep(self, pictures: tuple[Picture, ...]) -> None:
-        store = self._bench.store
+        store, inspector = self._bench.store, self._bench.inspector
+        if failure := await inspector.fault(pictures, self.want, self.item.seed):
+            await self._reject(pictures, failure)
+            return
+        looks = await inspector.looks(pictures, self.want)
         prepared = await store.prepare(pictures, self._names(len(pictures)), self._hex8)
         try:
-            await self._ledger.record_storing(self.item, prepared, self.timing)
+            failure = await self._record_storing(prepared, pictures, looks)
         except PathTakenError:
             return  # by a picture whose file is gone: the name stays reserved, and the next round takes another
         except BaseException:
             store.release(prepared)
             raise
+        if failure is not None:
+            store.release(prepared)
+            await self._reject(pictures, failure)
+            return
         with anyio.CancelScope(shield=True):  # the thread writes on anyway: leave no file without its record
             try:
                 in_place = await store.write(prepared, pictures)
@@ -370,6 +393,23 @@ class Job:
                 await self._stored(pictures)
             else:  # a file of somebody else's came in between
                 await self._ledger.record_not_stored(self.item)
+
+    async def _record_storing(
+        self, prepared: Prepared, pictures: tuple[Picture, ...], looks: tuple[Look, ...]
+    ) -> Failure | None:
+        """Recorded, unless it is what another seed has made already; in between, another may land."""
+        compared: set[int] = set()
+        while True:
+            unlike = partial(rows.siblings, item=self.item, looks=looks, request=self.want.request, compared=compared)
+            siblings = await self._ledger.record_storing(
+                self.item, prepared, self.timing, looks, unlike if looks else None
+            )
+            if not siblings:
+                return None
+            looks, failure = await self._bench.inspector.compared(pictures, looks, siblings)
+            if failure is not None:
+                return failure
+            compared.update(sibling.image_id for sibling in siblings)
 
     async def _stored(self, pictures: tuple[Picture, ...]) -> None:
         await self._ledger.record_stored(self.item)
@@ -385,7 +425,37 @@ class Job:
         else:
             await self._ledger.record_not_stored(self.item)
 
-    def _names(self, count: int) -> list[str | None]:
+    # -- a picture that does not count: accepted → failed, or wanted with another seed ----------------------------
+
+    async def _reject(self, pictures: tuple[Picture, ...], failure: Failure) -> None:
+        """It is paid for, so it is kept, aside; the file comes first, and what follows is one step."""
+        item, taken = self.item, set[str]()
+        rolls_again = item.rerolls < self._bench.policy.rerolls
+        seed = next_seed(item.seed, item.rerolls + 1) if rolls_again else None
+        with anyio.CancelScope(shield=True):  # as in `_keep`
+            while True:
+                kept = await self._bench.store.keep_rejected(pictures, self._rejected_names(len(pictures)), taken)
+                paths = [picture.path for picture in kept if picture.path is not None]
+                told = replace(failure, message=f"{failure.message}; kept as {', '.join(paths)}") if paths else failure
+                try:
+                    await self._ledger.record_picture_rejected(item, told, kept, self.timing, seed)
+                    break
+                except PathTakenError:
+                    taken.update(paths)
+        if seed is None and not self.want.request.save_to_style:
+            self.delivered = pictures
+        if seed is not None:
+            log.warning("bought again with another seed after %s", told)
+        self._note_end(told)
+
+    def _rejected_names(self, count: int) -> list[str | None]:
+        """As they would have been, in a folder of their own; the same again for the same job, and for no other."""
+        assert self.item.job_id is not None
+        mark = hashlib.blake2b(self.item.job_id.encode(), digest_size=4).hexdigest()
+        names = self._names(count, self.item.accepted_at)
+        return [None if name is None else f"{_REJECTED_FOLDER}/{name}_{mark}" for name in names]
+
+    def _names(self, count: int, wall_seconds: float | None = None) -> list[str | None]:
         request = self.want.request
         if not request.save_to_style:
             return [None] * count
@@ -395,7 +465,7 @@ class Job:
             caller_id=request.id,
             seed=self.item.seed,
             batch=self._bench.policy.batch_name,
-            wall_seconds=self._bench.ports.clock.wall(),
+            wall_seconds=self._bench.ports.clock.wall() if wall_seconds is None else wall_seconds,
         )
         template = self._bench.policy.path_template
         return [
@@ -447,7 +517,7 @@ class Job:
         if await self._ledger.has_job_ended_with(self.item, failure.code):
             repeated = Failure(failure.kind, failure.code, f"{failure.message} (the second time: not bought again)")
             await self._end_with(State.LOST if otherwise is State.LOST else State.FAILED, repeated)
-        elif self.item.attempts >= self._bench.policy.max_attempts:
+        elif self._attempts >= self._bench.policy.max_attempts:
             await self._end_with(otherwise, failure)
         elif (terms := self._terms_of_retry(ending)) is not None:
             await self._retry(ending, terms)

@@ -21,13 +21,13 @@ from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError
 from asyncgen.lifecycle import ALLOWED, State
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
-from asyncgen.records import Batch, Item, RecordedWant, Spec, StoredPicture, Terms, Want
+from asyncgen.records import Batch, Item, Look, RecordedWant, Sibling, Spec, StoredPicture, Terms, Want
 from asyncgen.request import ImageRequest
 from asyncgen.schema import as_ledger_error, prepare
 
 T = TypeVar("T")
 _PAGE: Final = 64
-_ITEM_FIELDS: Final = frozenset({"attempts", "endpoint", "job_id", "accepted_at", "execution_timeout_ms"})
+_ITEM_FIELDS: Final = frozenset({"attempts", "endpoint", "job_id", "accepted_at", "execution_timeout_ms", "rerolls"})
 _ENDED: Final = "the ledger is closed: the event loop ended under the run; start it again to continue"
 
 
@@ -284,6 +284,7 @@ class Ledger:
             State.WANTED,
             reason,
             attempts=0,
+            rerolls=0,
             **rows.columns_of(want, seed),
             also=rows.supersede_pictures(item),
         )
@@ -312,15 +313,58 @@ class Ledger:
 
     # -- what is made --------------------------------------------------------------------------------------------
 
-    async def record_storing(self, item: Item, pictures: Sequence[StoredPicture], timing: Timing) -> None:
-        """The result is here: its paths and hashes are durable before any file gets its final name."""
+    async def record_storing(
+        self,
+        item: Item,
+        pictures: Sequence[StoredPicture],
+        timing: Timing,
+        looks: Sequence[Look] = (),
+        unlike: rows.Unlike | None = None,
+    ) -> list[Sibling]:
+        """The result is here: its paths and hashes are durable before any file gets its final name.
+
+        Where there are pictures that the item must be `unlike`, and they have not been compared with it, they are
+        returned, and nothing is recorded.
+        """
 
         def also(connection: sqlite3.Connection, at: float) -> None:
             rows.end_job(item, None, timing, connection, at)
-            rows.insert_pictures(connection, item.id, pictures, "storing")
+            rows.insert_pictures(connection, item.id, pictures, "storing", looks)
 
-        await self._move(item, State.STORING, also=also)
-        item.pictures = tuple(pictures)
+        new: list[Sibling] = await self._move(item, State.STORING, also=also, unless=unlike) or []
+        if not new:
+            item.pictures = tuple(pictures)
+        return new
+
+    async def record_look(self, image_id: int, look: Look) -> None:
+        """How a stored picture looks, worked out now that there is another to compare it with."""
+        statement = "UPDATE image SET pixels_hash = ?, perceptual_hash = ? WHERE id = ?"
+        columns = look.pixels_hash, look.perceptual_hash, image_id
+        await self.transact(lambda connection: connection.execute(statement, columns))
+
+    async def record_picture_rejected(
+        self,
+        item: Item,
+        failure: Failure,
+        pictures: Sequence[StoredPicture],
+        timing: Timing,
+        next_seed: int | None = None,
+    ) -> None:
+        """What the job made does not count; its files are in place. The image fails, or is wanted with another seed.
+
+        `next_seed` None: it fails.
+        """
+
+        def also(connection: sqlite3.Connection, at: float) -> None:
+            rows.end_job(item, failure, timing, connection, at)
+            rows.insert_pictures(connection, item.id, pictures, "rejected")
+
+        if next_seed is None:
+            await self._move(item, State.FAILED, str(failure), failure=failure, also=also)
+            return
+        rerolls, detail = item.rerolls + 1, f"{failure}; rolled again with seed {next_seed}"
+        await self._move(item, State.WANTED, detail, failure=failure, also=also, seed=str(next_seed), rerolls=rerolls)
+        item.seed = next_seed
 
     async def record_stored(self, item: Item) -> None:
         """Every file of the item is in place and flushed."""
@@ -381,10 +425,13 @@ class Ledger:
         detail: str | None = None,
         *,
         also: rows.Also | None = None,
+        unless: Callable[[sqlite3.Connection], Any] | None = None,
         failure: Failure | None = None,
         **columns: Any,
-    ) -> None:
+    ) -> Any:
         """One step of the lifecycle with what belongs to it, in one transaction; then the item says so too.
+
+        Where `unless` finds something in the same transaction, that is returned and no step made.
 
         The schema writes the event, and refuses a step that is not allowed; asked here first, so that it is a bug of
         ours with a name, not an error of the database's.
@@ -395,16 +442,21 @@ class Ledger:
         changes = {"state": target, "state_at": at, "detail": detail, **rows.failure_columns(failure), **columns}
         statement, parameters = rows.move_statement(tuple(changes)), (*changes.values(), item.id, source)
 
-        def operation(connection: sqlite3.Connection) -> None:
+        def operation(connection: sqlite3.Connection) -> Any:
+            if unless is not None and (found := unless(connection)):
+                return found
             if connection.execute(statement, parameters).rowcount != 1:
                 raise RuntimeError(f"{item.request_id}: the ledger no longer has it as {source}")
             if also is not None:
                 also(connection, at)
+            return None
 
-        await self.transact(operation)
+        if found := await self.transact(operation):
+            return found
         item.state, item.state_at, item.failure = target, at, failure
         for name in columns.keys() & _ITEM_FIELDS:
             setattr(item, name, columns[name])
+        return None
 
     async def transact(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run an operation on the ledger's thread in the next commit; its result, once durable.

@@ -29,7 +29,7 @@ _QUERY: Final = f"""
            image.sha256, image.size_bytes, image.format, image.width, image.height, item.seed, item.spec, item.state_at,
            item.endpoint, item.job_id, item.replica, item.occurrence, job.delay_ms, job.execution_ms,
            (SELECT iif(count(*) = count(execution_ms * usd_per_second), sum(execution_ms * usd_per_second) / 1000, NULL)
-            FROM job AS bought WHERE bought.item_id = item.id) AS cost_usd
+            FROM job AS bought WHERE bought.item_id = item.id) AS cost_usd, item.rerolls
     FROM event JOIN image ON image.item_id = event.item_id JOIN item ON item.id = event.item_id
          JOIN batch ON batch.id = item.batch_id
          LEFT JOIN job ON {LAST_JOB}
@@ -121,7 +121,8 @@ def _put_in_place(disk: Disk, temporary: Path, path: Path) -> None:
 
 def _line(row: tuple[Any, ...]) -> dict[str, Any]:
     (_, _, request_id, said, batch, realm, number, path, sha256, size_bytes, picture_format, width, height,
-     seed, spec, stored_at, endpoint, job_id, replica, occurrence, delay_ms, execution_ms, cost_usd) = row  # fmt: skip
+     seed, spec, stored_at, endpoint, job_id, replica, occurrence, delay_ms, execution_ms, cost_usd,
+     rerolls) = row  # fmt: skip
     request = json.loads(said)
     made_with = json.loads(spec)
     return {
@@ -148,6 +149,7 @@ def _line(row: tuple[Any, ...]) -> dict[str, Any]:
         "request": request,
         "replica": replica,
         "occurrence": occurrence,
+        "rerolls": rerolls,
         "wanted_width": made_with["width"],
         "wanted_height": made_with["height"],
     }

@@ -44,6 +44,7 @@ class Recorded:
     delay_ms: int | None
     execution_ms: int | None
     cost_usd: float | None
+    rerolls: int
 
 
 def _inside(path: str) -> str:
@@ -81,6 +82,7 @@ class _Line(BaseModel):
     request: dict[str, Any] | None = None
     replica: _Whole = 0
     occurrence: _Whole = 0
+    rerolls: _Whole = 0
     wanted_width: _Whole | None = None
     wanted_height: _Whole | None = None
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final, Protocol
 
 from asyncgen.errors import InputError
+from asyncgen.expected_size import expected_sizes
 from asyncgen.graph import Graph
 from asyncgen.graph_check import problems, refuse
 from asyncgen.input_pixels import PictureFacts
@@ -111,6 +112,7 @@ class Planner:
         self._templates: dict[str, Template] = {}
         self._recipes: dict[tuple[object, ...], _Recipe] = {}
         self._warned: set[str] = set()
+        self._sizes: dict[tuple[Any, ...], frozenset[tuple[int, int]] | None] = {}
 
     def template(self, name: str | None = None) -> Template:
         """A workflow by name or file, None for the run's own; each is read once. Raises `WorkflowError`."""
@@ -259,6 +261,24 @@ class Planner:
         own = {name: value for name, value in own.items() if template.binds(name)}
         return filled(template, {**own, **usual, **spec.parameters, **picture_names}, spec.loras)
 
+    def expected_sizes(self, request: ImageRequest, spec: Spec) -> frozenset[tuple[int, int]] | None:
+        """Width and height, in pixels, of the pictures that a job makes; None where the graph does not tell.
+
+        What has been edited since the job was bought tells nothing of it.
+        """
+        template = self.template(request.workflow)
+        if template.digest != spec.workflow_digest:
+            return None
+        pictures = {name: _size_sent(picture) for name, picture in spec.sent_pictures.items()}
+        values = *sorted(spec.parameters.items()), *sorted(pictures.items())
+        key = spec.workflow_digest, spec.width, spec.height, values
+        if key not in self._sizes:
+            if len(self._sizes) >= _MOST_RECIPES:
+                self._sizes.clear()
+            graph = self.graph(request, spec, request.seed or 0, {name: name for name in request.input_pictures})
+            self._sizes[key] = expected_sizes(graph, template.outputs, pictures)
+        return self._sizes[key]
+
     def job_input(
         self,
         request: ImageRequest,
@@ -287,6 +307,14 @@ def _recipe_key(request: ImageRequest) -> tuple[object, ...]:
     """Equal for requests that differ only in `_OWN`. A parameter's type counts: 1 and true are equal, and not alike."""
     parameters = tuple((name, type(value), value) for name, value in sorted(request.parameters.items()))
     return (parameters, *_RECIPE_VALUES(request))
+
+
+def _size_sent(picture: SentPicture) -> tuple[int, int]:
+    """Width and height of an input picture as the graph gets it."""
+    if picture.resized is None:
+        return picture.width, picture.height
+    width, height = picture.resized.partition(":")[2].split("x")
+    return int(width), int(height)
 
 
 def _first(said: Any, style: Style | None, attribute: str | None, usual: Any) -> Any:

@@ -234,6 +234,7 @@ class _Builder:
                 "fingerprint": want.fingerprint,
                 "style_id": want.spec.style_id,
                 "seed": str(recorded.seed),
+                "rerolls": recorded.rerolls,
                 "state": State.STORED,
                 "state_at": recorded.stored_at,
                 "attempts": int(recorded.endpoint != ADOPTED),

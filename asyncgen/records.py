@@ -142,6 +142,27 @@ class StoredPicture:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What tells a picture from others: a hash of its encoded pixels (16 bytes), and one of how it looks (16 hex
+    digits); None where that was not worked out.
+    """
+
+    pixels_hash: bytes | None
+    perceptual_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """A picture that was made of the same prompt, with the same values, by another seed; `number` is as recorded."""
+
+    image_id: int
+    request_id: str
+    number: int
+    path: str | None
+    look: Look
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """What one job is sent with: where to, how long it may run and exist, and the price (None: not known)."""
 

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from asyncgen.checks import seed_after
 from asyncgen.errors import Failure, FailureClass, FailureCode
 from asyncgen.lifecycle import State
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
-from asyncgen.records import Batch, Item, Spec, StoredPicture, Terms, Want
-from asyncgen.request import MAX_SEED, ImageRequest
+from asyncgen.records import Batch, Item, Look, Sibling, Spec, StoredPicture, Terms, Want
+from asyncgen.request import INPUT_PICTURES, MAX_SEED, ImageRequest
 
 #: What belongs to a move: more SQL of the same transaction, given the time of the move.
 Also = Callable[[sqlite3.Connection, float], object]
+#: Pictures that an item has not been compared with yet.
+Unlike = Callable[[sqlite3.Connection], list[Sibling]]
 #: The row of an item's last submission: what it was bought with, or may have been.
 LAST_JOB: Final = "job.id = (SELECT max(id) FROM job WHERE item_id = item.id)"
 #: How many milliseconds an ended job has run, or can have run at the most where it never said: the limit that was sent
@@ -26,6 +29,14 @@ MOST_MS: Final = """coalesce(execution_ms, CASE WHEN outcome = 'cancelled' AND e
     THEN min(job.execution_timeout_ms, (ended_at - submitted_at) * 1000) ELSE job.execution_timeout_ms END)"""
 _PAGE: Final = 256
 _WITH_PICTURES: Final = (State.STORED, State.STORING)
+_MOST_SIBLINGS: Final = 256  # that a picture is compared with; those that are the same are always found
+_SAME_INPUTS: Final = " AND ".join(f"json_extract(other.said, '$.{name}') IS ?" for name in INPUT_PICTURES)
+_SIBLINGS: Final = f"""
+    SELECT image.id, other.request_id, number, path, pixels_hash, perceptual_hash
+    FROM item JOIN image ON image.fingerprint = item.fingerprint JOIN item AS other ON other.id = image.item_id
+    WHERE item.id = ? AND image.state IN ('storing', 'stored') AND other.id <> item.id
+          AND other.batch_id = item.batch_id AND other.seed <> ? AND {_SAME_INPUTS}
+"""  # noqa: S608 - the names are ours
 _THIS_JOB: Final = "id = (SELECT max(id) FROM job WHERE item_id = ?)"
 _NEVER_LEARNED: Final = (
     "the process ended while the submission was in the air; whether it was accepted was never learned"
@@ -224,12 +235,17 @@ def _found_item(
     in_work: Collection[int],
 ) -> Item:
     item = item_of(connection, row, run_id, pictures.get(row["id"]))
-    item.changed = row["fingerprint"] != want.fingerprint or want.fixed_seed not in (None, item.seed)
+    item.changed = row["fingerprint"] != want.fingerprint or not _has_seed(item, want.fixed_seed)
     if item.changed and item.state is State.WANTED and item.id not in in_work:
         _refresh(connection, item, want)
     elif row["row_key"] != want.row_key:
         _note_row(connection, item, want)
     return item
+
+
+def _has_seed(item: Item, fixed_seed: int | None) -> bool:
+    """Whether the item has the seed that is asked for, or the one that its rerolls have led to from there."""
+    return fixed_seed is None or seed_after(fixed_seed, item.rerolls) == item.seed
 
 
 def _note_row(connection: sqlite3.Connection, item: Item, want: Want) -> None:
@@ -245,8 +261,9 @@ def _note_row(connection: sqlite3.Connection, item: Item, want: Want) -> None:
 
 def _refresh(connection: sqlite3.Connection, item: Item, want: Want) -> None:
     """What was never bought has no old values to keep: it will be made with today's."""
-    item.seed = item.seed if want.fixed_seed is None else want.fixed_seed
-    columns = columns_of(want, item.seed)
+    if not _has_seed(item, want.fixed_seed):
+        item.seed, item.rerolls = want.fixed_seed or 0, 0
+    columns = {**columns_of(want, item.seed), "rerolls": item.rerolls}
     assignments = ", ".join(f"{name} = ?" for name in columns)
     connection.execute(f"UPDATE item SET {assignments} WHERE id = ?", (*columns.values(), item.id))  # noqa: S608 - names are ours
     item.changed = False
@@ -421,14 +438,47 @@ def forget_job(item: Item) -> Also:
 
 
 def insert_pictures(
-    connection: sqlite3.Connection, item_id: int, pictures: Sequence[StoredPicture], state: str
+    connection: sqlite3.Connection,
+    item_id: int,
+    pictures: Sequence[StoredPicture],
+    state: str,
+    looks: Sequence[Look] = (),
 ) -> None:
-    """Pictures of an item, made with the values that it has now."""
+    """Pictures of an item, made with the values that it has now; `looks` is empty where nobody has looked at them."""
     connection.executemany(
-        "INSERT INTO image (item_id, number, path, sha256, size_bytes, format, width, height, state, fingerprint) "
-        "SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, fingerprint FROM item WHERE id = ?",
-        [(p.number, p.path, p.sha256, p.size_bytes, p.format, p.width, p.height, state, item_id) for p in pictures],
-    )
+        "INSERT INTO image (item_id, number, path, sha256, size_bytes, format, width, height, state, pixels_hash, "
+        "perceptual_hash, fingerprint) SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, fingerprint FROM item WHERE id = ?",
+        [
+            (p.number, p.path, p.sha256, p.size_bytes, p.format, p.width, p.height, state,
+             look.pixels_hash, look.perceptual_hash, item_id)
+            for p, look in zip(pictures, looks or [Look(None)] * len(pictures), strict=True)
+        ],
+    )  # fmt: skip
+
+
+def siblings(
+    connection: sqlite3.Connection,
+    item: Item,
+    looks: Sequence[Look],
+    request: ImageRequest,
+    compared: Collection[int] = (),
+) -> list[Sibling]:
+    """Pictures of the item's prompt that other seeds have made in its batch, from the same input pictures.
+
+    All that are the same as one of its own, and at most `_MOST_SIBLINGS` others; without those that have been
+    `compared` with it, by image id.
+    """
+    parameters = (item.id, str(item.seed), *(request.input_pictures.get(name) for name in INPUT_PICTURES))
+    found = connection.execute(f"{_SIBLINGS} LIMIT {_MOST_SIBLINGS}", parameters).fetchall()
+    if len(found) == _MOST_SIBLINGS:
+        hashes = [look.pixels_hash for look in looks]
+        exact = f"{_SIBLINGS} AND pixels_hash IN {_places(hashes)} LIMIT {_MOST_SIBLINGS}"
+        found += connection.execute(exact, (*parameters, *hashes)).fetchall()
+    return [
+        Sibling(image_id, request_id, number, path, Look(*hashes))
+        for image_id, request_id, number, path, *hashes in map(tuple, found)
+        if image_id not in compared
+    ]
 
 
 def reopen_job(connection: sqlite3.Connection, item_id: int) -> None:

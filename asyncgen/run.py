@@ -22,6 +22,7 @@ import anyio
 
 from asyncgen import naming, protocol
 from asyncgen.allowance import Allowance
+from asyncgen.checks import CheckLevel
 from asyncgen.control import listening, socket_path
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Added, Choices, Deliver, Engine, Withdrawn
@@ -38,6 +39,7 @@ from asyncgen.errors import (
 from asyncgen.forecast import Forecast
 from asyncgen.input_pictures import InputPictures
 from asyncgen.input_rules import PictureRules
+from asyncgen.inspection import Inspector
 from asyncgen.intake import IndexedWant
 from asyncgen.job import Policy, Workbench
 from asyncgen.lanes import Lanes
@@ -55,6 +57,7 @@ from asyncgen.prices import find_price
 from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM, SANDBOX, Batch, Want
 from asyncgen.request import parse_request
+from asyncgen.scoring import Scorer
 from asyncgen.selection import Selection
 from asyncgen.settings import AUTO, RUNPOD_BASE_URL, Concurrency, Settings, state_folder, user_folder
 from asyncgen.sharing import Sharing
@@ -261,6 +264,7 @@ async def open_run(
     retry_failed: bool = False,
     rebuy_changed: bool = False,
     keep_order: bool | None = None,
+    scorer: Scorer | None = None,
 ) -> BatchRun:
     """A run over `batch` that sends what is new to `target`. Concurrency and order None: the settings'."""
     concurrency = settings.concurrency if concurrency is None else concurrency
@@ -273,6 +277,7 @@ async def open_run(
         cancel_on_stop=settings.on_stop == "cancel",
         metadata=settings.metadata,
         realm=batch.realm,
+        rerolls=settings.rerolls,
     )
     bench = Workbench(
         ports=workspace.ports,
@@ -281,6 +286,7 @@ async def open_run(
         planner=planner,
         endpoint_at=lambda address: workspace.endpoint_at(_reachable(address, target), target.api_key, pace),
         allowance=_allowance(workspace, settings, target, pace),
+        inspector=_inspector(workspace, settings, planner, scorer),
         policy=policy,
     )
     choices = Choices(
@@ -302,6 +308,18 @@ def _allowance(workspace: Workspace, settings: Settings, target: Target, pace: P
         Lanes(settings.lane_faults, settings.lane_fault_share),
         Forecast(settings.execution_timeout_seconds, settings.job_ttl_seconds),
         lambda: endpoint.results_per_second,
+    )
+
+
+def _inspector(workspace: Workspace, settings: Settings, planner: Planner, scorer: Scorer | None) -> Inspector:
+    """What looks at the run's pictures."""
+    return Inspector(
+        workspace.ports,
+        workspace.ledger,
+        workspace.root,
+        CheckLevel(settings.check),
+        lambda want: planner.expected_sizes(want.request, want.spec),
+        scorer,
     )
 
 

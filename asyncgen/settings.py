@@ -200,6 +200,15 @@ class Settings(BaseSettings):
     max_attempts: Count = _env(
         "ASYNCGEN_MAX_ATTEMPTS", 3, "How often one image may be bought when the platform fails or loses it."
     )
+    check: Literal["strict", "standard", "warn", "off"] = _env(
+        "ASYNCGEN_CHECK",
+        "standard",
+        "What fails of whole pictures: `standard` blank ones, and those that another seed of the prompt has made; near "
+        "ones are told. `strict` fails near ones too, `warn` only tells, `off` does not look.",
+    )
+    rerolls: Annotated[int, Field(ge=0)] = _env(
+        "ASYNCGEN_REROLLS", 0, "How often an image whose picture was rejected is bought again, with another seed."
+    )
     lane_faults: Count = _env(
         "ASYNCGEN_LANE_FAULTS",
         20,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Final, TypeVar
@@ -49,15 +49,7 @@ class Store:
         wanted = [(name, picture.suffix) for name, picture in zip(names, pictures, strict=True) if name is not None]
         paths = iter(await self._reserve(wanted, hex8) if wanted else ())
         return tuple(
-            StoredPicture(
-                number,
-                None if name is None else next(paths),
-                picture.sha256,
-                picture.size_bytes,
-                picture.format,
-                picture.width,
-                picture.height,
-            )
+            _record(number, picture, None if name is None else next(paths))
             for number, (picture, name) in enumerate(zip(pictures, names, strict=True))
         )
 
@@ -68,6 +60,21 @@ class Store:
             if self._reserved.isdisjoint(paths):  # nobody took one of them meanwhile
                 self._reserved.update(paths)
                 return paths
+
+    async def keep_rejected(
+        self, pictures: Sequence[Picture], names: Sequence[str | None], taken: Collection[str]
+    ) -> Prepared:
+        """Put pictures that do not count in place, durably, under names that only their job has.
+
+        A file with the same content, of a process that died before it could record it, is taken for what it is. `taken`
+        are paths that the ledger has for other pictures.
+        """
+        work = [(name, picture) for picture, name in zip(pictures, names, strict=True) if name]
+        paths = iter(await self._guarded(_keep_rejected, self._ports.disk, self.root, work, taken) if work else ())
+        return tuple(
+            _record(number, picture, next(paths) if name else None)
+            for number, (picture, name) in enumerate(zip(pictures, names, strict=True))
+        )
 
     def release(self, prepared: Prepared) -> None:
         """Forget the reservations: the files exist now, or never will."""
@@ -97,6 +104,11 @@ class Store:
             return await self._ports.file_threads.run(function, *args)
         except OSError as error:
             raise cannot_write(self.root, error) from error
+
+
+def _record(number: int, picture: Picture, path: str | None) -> StoredPicture:
+    size = picture.width, picture.height
+    return StoredPicture(number, path, picture.sha256, picture.size_bytes, picture.format, *size)
 
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
@@ -161,6 +173,23 @@ def _write_one(disk: Disk, path: Path, pieces: Sequence[Piece]) -> bool:
 def _parts(piece: Piece) -> Iterator[memoryview]:
     view = memoryview(piece)
     return (view[start : start + _PART_BYTES] for start in range(0, len(view), _PART_BYTES))
+
+
+def _keep_rejected(
+    disk: Disk, root: Path, work: Sequence[tuple[str, Picture]], taken: Collection[str]
+) -> Sequence[str]:
+    return [_keep_one(disk, root, name, picture, taken) for name, picture in work]
+
+
+def _keep_one(disk: Disk, root: Path, name: str, picture: Picture, taken: Collection[str]) -> str:
+    for ending in chain(("",), (f"_{number}" for number in count(2))):
+        path = f"{name}{ending}{picture.suffix}"
+        if path in taken:
+            continue
+        is_placed = _write_one(disk, root / path, picture.file_pieces)
+        if is_placed or hashlib.sha256(disk.read(root / path)).hexdigest() == picture.sha256:
+            return path
+    raise AssertionError("there is always a further number")
 
 
 def _are_in_place(disk: Disk, work: Sequence[tuple[Path, str]]) -> bool:

@@ -38,7 +38,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Bought:
-    """One run of one job; what the platform never said is None, and so is a price that was not known.
+    """One run of one job; what the platform never said is None, and so are a price and a seed that were not kept.
 
     Two with the same `job_id` are one job that was run again with `POST /retry`.
     """
@@ -53,6 +53,7 @@ class Bought:
     execution_ms: int | None
     worker_id: str | None
     usd_per_second: float | None
+    seed: str | None
 
     @property
     def cost_usd(self) -> float | None:
@@ -64,7 +65,7 @@ class Bought:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One picture as recorded: `state` is storing, stored, or superseded by one that was made later."""
+    """One picture as recorded: `state` is storing, stored, superseded by one that was made later, or rejected."""
 
     number: int
     path: str | None
@@ -78,7 +79,10 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All that the ledger has of one image job. `request` is what its owner said, `made_with` that and all defaults."""
+    """All that the ledger has of one image job. `request` is what its owner said, `made_with` that and all defaults.
+
+    `seed` is the last, after so many `rerolls`.
+    """
 
     request_id: str
     batch: str
@@ -86,6 +90,7 @@ class Story:
     request: dict[str, Any]
     made_with: dict[str, Any]
     seed: int
+    rerolls: int
     state: State
     state_at: float
     endpoint: str | None
@@ -160,7 +165,7 @@ def _story(connection: sqlite3.Connection, item: sqlite3.Row) -> Story:
         return connection.execute(query, (item["id"],)).fetchall()
 
     return Story(
-        **{name: item[name] for name in ("request_id", "batch", "realm", "state_at", "endpoint", "job_id")},
+        **{name: item[name] for name in ("request_id", "batch", "realm", "rerolls", "state_at", "endpoint", "job_id")},
         request=json.loads(item["said"]),
         made_with=json.loads(item["spec"]),
         seed=int(item["seed"]),

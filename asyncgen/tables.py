@@ -77,7 +77,11 @@ def _print_story(story: Story) -> None:
     print_table(("time (UTC)", "after", "state", "why"), events)
     if story.jobs:
         say("\njobs bought")
-        print_table(_JOB_COLUMNS, _job_rows(story))
+        rows = _job_rows(story)
+        if len({job.seed for job in story.jobs}) > 1:  # else it is the one above
+            print_table((*_JOB_COLUMNS, "seed"), [(*row, job.seed) for row, job in zip(rows, story.jobs, strict=True)])
+        else:
+            print_table(_JOB_COLUMNS, rows)
     if story.pictures:
         say("\npictures")
         pictures = ((p.path or "(in memory)", f"{p.size_bytes:,}", p.sha256, p.state) for p in story.pictures)
@@ -91,7 +95,7 @@ def _wish_rows(story: Story) -> list[tuple[str, str | None]]:
         ("your id", story.request.get("id")),
         ("prompt", spec["prompt"]),
         ("as it is sent", spec["prompt_sent"]),
-        ("seed", str(story.seed)),
+        ("seed", f"{story.seed}{f', the last of {story.rerolls + 1}' if story.rerolls else ''}"),
         ("style", spec["style_title"]),
         ("size", f"{spec['width']}x{spec['height']}"),
         ("made with", f"{spec['workflow']}, {spec['model']}, {spec['steps']} steps"),

@@ -26,10 +26,12 @@ from PIL import Image
 
 from asyncgen import ImageRequest, ImageResult, Settings, StylesRegistry, load_settings
 from asyncgen.allowance import Allowance
+from asyncgen.checks import CheckLevel
 from asyncgen.endpoint import Endpoint, Pace
 from asyncgen.engine import Choices, Engine
 from asyncgen.forecast import Forecast
 from asyncgen.input_pictures import InputPictures
+from asyncgen.inspection import Inspector, Sizes
 from asyncgen.intake import IndexedWant, Intake
 from asyncgen.job import Job, Policy, Workbench
 from asyncgen.lanes import Lanes
@@ -40,6 +42,7 @@ from asyncgen.ports import Ports
 from asyncgen.protocol import EndpointAddress
 from asyncgen.records import PLATFORM, Batch
 from asyncgen.sandbox import FaultRule, Sandbox, SandboxSettings, serve
+from asyncgen.scoring import Scorer
 from asyncgen.stopping import Stop
 from asyncgen.store import Store
 from asyncgen.system import real_ports
@@ -187,7 +190,14 @@ class Wired:
 
 @asynccontextmanager
 async def wired(
-    sandbox: Sandbox | str, root: Path, *, pace: Pace | None = None, allowance: Allowance | None = None, **policy: Any
+    sandbox: Sandbox | str,
+    root: Path,
+    *,
+    pace: Pace | None = None,
+    allowance: Allowance | None = None,
+    check: CheckLevel = CheckLevel.STANDARD,
+    scorer: Scorer | None = None,
+    **policy: Any,
 ) -> AsyncIterator[Wired]:
     """The parts, open for as long as the block. `policy` replaces fields of `Policy`."""
     root.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs yet
@@ -200,13 +210,16 @@ async def wired(
         writer = asyncio.create_task(ledger.run_writer())
         try:
             endpoint = Endpoint(ports, EndpointAddress(base_url, ENDPOINT), KEY, pace or Pace())
+            planner = Planner(StylesRegistry.load(None), "normal_image_v4_workflow", pictures=InputPictures(root))
+            sizes: Sizes = lambda want: planner.expected_sizes(want.request, want.spec)  # noqa: E731 - a name for a line
             bench = Workbench(
                 ports=ports,
                 ledger=ledger,
                 store=Store(ports, root),
-                planner=Planner(StylesRegistry.load(None), "normal_image_v4_workflow", pictures=InputPictures(root)),
+                planner=planner,
                 endpoint_at=lambda _: endpoint,
                 allowance=allowance or allowing(f"{base_url}/{ENDPOINT}"),
+                inspector=Inspector(ports, ledger, root, check, sizes, scorer),
                 policy=_policy(**policy),
             )
             batch = await ledger.open_batch("set", PLATFORM)

@@ -130,11 +130,6 @@ async def test_a_link_to_a_private_address_fails_the_item(tmp_path: Path) -> Non
     assert (job.item.state, job.item.failure.code) == (State.FAILED, FailureCode.RESULT_URL_REFUSED)
 
 
-async def test_a_black_picture_is_a_picture(tmp_path: Path) -> None:
-    job, _ = await settled(tmp_path, fault("black_image"))
-    assert job.item.state is State.STORED
-
-
 # -- submissions that go wrong --------------------------------------------------------------------------------------
 
 

@@ -302,7 +302,7 @@ def test_every_setting_is_described_and_says_its_unit(field: str) -> None:
 
 
 def test_every_number_carries_a_unit_or_counts_something() -> None:
-    counts = {"downloads_at_once", "max_polling_attempts", "max_attempts", "lane_faults"}
+    counts = {"downloads_at_once", "max_polling_attempts", "max_attempts", "lane_faults", "rerolls"}
     numbers = {name for name, info in Settings.model_fields.items() if type(info.default) in (int, float)}
     assert {n for n in numbers if not n.endswith(("_seconds", "_bytes", "_rate", "_share"))} == counts
 

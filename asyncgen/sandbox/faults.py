@@ -32,7 +32,9 @@ RESETS: Final = frozenset({"reset_before_accept", "reset_after_accept"})
 #: Faults of the way a reply is sent.
 BODIES: Final = frozenset({"slow_body", "cut_body"})
 #: Faults of the picture itself. With `operation: result` wrong_base64 spoils one reply, and fetching again helps.
-PICTURES: Final = frozenset({"wrong_base64", "cut_image", "not_an_image", "black_image", "no_images", "no_output"})
+PICTURES: Final = frozenset(
+    {"wrong_base64", "cut_image", "not_an_image", "black_image", "grey_image", "same_image", "no_images", "no_output"}
+)
 #: Faults of what becomes of a job.
 FATES: Final = frozenset({"lost_job", "not_found_at_first", "timed_out", "stuck"})
 

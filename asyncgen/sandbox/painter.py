@@ -69,9 +69,9 @@ def paint(wish: Wish, index: int = 0) -> bytes:
     return _png(image)
 
 
-def black(wish: Wish) -> bytes:
-    """An all-black PNG of the size asked for: what a worker delivers when a model runs into NaN."""
-    return _png(Image.new("RGB", (wish.width, wish.height)))
+def flat(wish: Wish, colour: Colour = (0, 0, 0)) -> bytes:
+    """A PNG of the size asked for that is black, or of another colour, all over: what NaN in a model leads to."""
+    return _png(Image.new("RGB", (wish.width, wish.height), colour))
 
 
 def stamp_copy(base: bytes, wish: Wish, index: int = 0, size_bytes: int | None = None) -> bytes:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import BytesIO
 from statistics import NormalDist
@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from asyncgen.sandbox.books import JobState, Plan
 from asyncgen.sandbox.comfy import Models, Wish, check_input, read_wish, upload_errors
 from asyncgen.sandbox.faults import FAILURES
-from asyncgen.sandbox.painter import black, paint, stamp_copy
+from asyncgen.sandbox.painter import flat, paint, stamp_copy
 
 #: What a refused job costs: validation ends after some ten milliseconds (`reference/response-shapes.json`).
 REFUSAL_SECONDS: Final = 0.03
@@ -104,6 +104,9 @@ class Style:
     size_bytes: int | None = None
 
 
+_FLAT: Final = {"black_image": (0, 0, 0), "grey_image": (127, 127, 127)}
+
+
 def make_output(wish: Wish, style: Style, fault: str | None) -> list[bytes]:
     """The `output` of a finished job as pieces of JSON text, in the shape of worker-comfyui 5. Blocking, and busy.
 
@@ -120,8 +123,10 @@ def make_output(wish: Wish, style: Style, fault: str | None) -> list[bytes]:
 
 
 def _picture(wish: Wish, index: int, style: Style, fault: str | None) -> bytes:
-    if fault == "black_image":
-        return black(wish)
+    if fault in _FLAT:
+        return flat(wish, _FLAT[fault])
+    if fault == "same_image":  # a graph in which the seed leads nowhere
+        wish = replace(wish, seed=0)
     if style.stamped:
         return stamp_copy(_base(wish.width, wish.height), wish, index, style.size_bytes)
     return paint(wish, index)

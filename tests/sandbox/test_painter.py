@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageStat
 
 from asyncgen.sandbox.comfy import Wish
-from asyncgen.sandbox.painter import black, paint, stamp_copy
+from asyncgen.sandbox.painter import flat, paint, stamp_copy
 
 WISH = Wish("a fox in a snowy pine forest", 7, 320, 192, 1, 20, (("style_dynamic.safetensors", 1.0),))
 
@@ -40,7 +40,7 @@ SIZES = [(1, 1), (8, 8), (16, 16), (16, 2048), (2048, 16), (95, 96), (96, 96), (
 def test_a_picture_has_exactly_the_size_asked_for(width: int, height: int) -> None:
     wish = replace(WISH, prompt="city lake trees night rain snow", width=width, height=height)
     assert opened(paint(wish)).size == (width, height)
-    assert opened(black(wish)).size == (width, height)
+    assert opened(flat(wish)).size == (width, height)
 
 
 def test_a_very_large_picture_can_be_painted() -> None:
@@ -126,7 +126,7 @@ def test_the_colours_belong_to_the_prompt_in_its_style_and_not_to_the_seed() -> 
 
 
 def test_a_black_picture_is_black() -> None:
-    assert opened(black(WISH)).getextrema() == ((0, 0), (0, 0), (0, 0))
+    assert opened(flat(WISH)).getextrema() == ((0, 0), (0, 0), (0, 0))
 
 
 def test_a_usual_picture_weighs_as_much_as_a_real_one() -> None:

@@ -365,18 +365,19 @@ async def test_wrong_base64_spoils_one_reply_or_the_job_for_good(open_client: Op
 
 
 async def test_faults_of_the_picture(open_client: OpenClient) -> None:
-    names = ("cut_image", "not_an_image", "black_image", "no_images", "no_output")
+    names = ("cut_image", "not_an_image", "black_image", "grey_image", "no_images", "no_output")
     rules = tuple(FaultRule(fault=name, prompt_contains=name) for name in names)
     async with open_client(**QUICK, faults=rules) as client:
-        cut, no_image, black, none, no_output = [await finished(client, await client.run(name)) for name in names]
+        cut, no_image, black, grey, none, no_output = [await finished(client, await client.run(name)) for name in names]
     with pytest.raises(OSError, match="truncated"):
         picture(cut)
     with pytest.raises(OSError, match="cannot identify"):
         picture(no_image)
     assert picture(black).getextrema() == ((0, 0),) * 3
+    assert picture(grey).getextrema() == ((127, 127),) * 3
     assert none["output"] == {"status": "success_no_images", "images": []}
     assert "output" not in no_output
-    assert {reply["status"] for reply in (cut, no_image, black, none, no_output)} == {"COMPLETED"}
+    assert {reply["status"] for reply in (cut, no_image, black, grey, none, no_output)} == {"COMPLETED"}
 
 
 @pytest.mark.parametrize(

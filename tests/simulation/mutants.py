@@ -147,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "no limit on attempts", "the platform's faults cost without end", "job.py",
-        "        elif self.item.attempts >= self._bench.policy.max_attempts:", "        elif False:",
+        "        elif self._attempts >= self._bench.policy.max_attempts:", "        elif False:",
     ),
     Mutant(
         "attempts not counted", "the platform's faults cost without end", "ledger.py",
