@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -138,6 +138,15 @@ class _Flight:
     is_added: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """An item that was claimed, and is taken as soon as those before it are."""
+
+    want: Want
+    item: Item
+    take: Callable[[], Awaitable[None]]
+
+
 class Engine:
     """Runs one batch over one input. Build it inside the running event loop; `run` may be called once."""
 
@@ -161,6 +170,7 @@ class Engine:
         self._chunk: frozenset[int] = frozenset()
         # Items that were added, and how many withdrawals came before.
         self._added: deque[tuple[int, int]] = deque()
+        self._coming: list[_Coming] = []
         self._tasks: TaskGroup | None = None
         self._is_taking = False
         self.on_added: Callable[[], None] = lambda: None  # tells who waits for the input
@@ -277,7 +287,13 @@ class Engine:
         async with self._claims:
             held = self._chunk.union(self._flights)
             unsent = await self._bench.ledger.cancel_unsent(self._batch, selection.matches, held, TAKEN_BACK)
-        return Withdrawn(out, unsent + len(meant) - out)
+        coming = sum(one.item.state is State.WANTED and selection.matches(one.want, one.item) for one in self._coming)
+        return Withdrawn(out, unsent + coming + len(meant) - out)
+
+    def prefer(self, is_meant: Callable[[Want], bool]) -> int:
+        """Start these first of what has been claimed and not begun; how many they are."""
+        self._coming.sort(key=lambda one: not is_meant(one.want))
+        return sum(is_meant(one.want) for one in self._coming)
 
     async def take_back(self, selection: Selection, deliver: Deliver) -> Withdrawn:
         """Instead of `run`: cancel what is out of an earlier run, wait for its end, and take back what was not sent.
@@ -338,10 +354,13 @@ class Engine:
             async with self._claims:
                 items = await self._bench.ledger.claim(self._batch, self._run_id, wants, frozenset(self._flights))
                 self._chunk = frozenset(page)
-            for want, item in zip(wants, items, strict=True):
-                await self._take_one_added(tasks, want, item, page[item.id], deliver)
+            take = partial(self._take_one_added, tasks, deliver)
+            await self._take_each(
+                _Coming(want, item, partial(take, want, item, page[item.id]))
+                for want, item in zip(wants, items, strict=True)
+            )
 
-    async def _take_one_added(self, tasks: TaskGroup, want: Want, item: Item, since: int, deliver: Deliver) -> None:
+    async def _take_one_added(self, tasks: TaskGroup, deliver: Deliver, want: Want, item: Item, since: int) -> None:
         if item.id in self._flights or item.id in self._landed:
             self.statistics.repeated += 1
         elif not await self._is_to_be_made(want, item, since):
@@ -387,11 +406,25 @@ class Engine:
                 items = await self._bench.ledger.claim(self._batch, run_id, wants, in_work)
                 self._chunk = frozenset(item.id for item in items)
             first: dict[int, Item] = {}
-            for wanted, claimed in zip(chunk, items, strict=True):
-                item = first.setdefault(claimed.id, claimed)
-                if item is not claimed:  # which does not know yet what the image's first place has made of it
-                    item = replace(item, repeats=claimed.repeats, is_new=False)
-                await self._take(tasks, wanted, item, deliver)
+            take = partial(self._take_claimed, tasks, first, deliver)
+            await self._take_each(
+                _Coming(wanted.want, item, partial(take, wanted, item))
+                for wanted, item in zip(chunk, items, strict=True)
+            )
+
+    async def _take_each(self, coming: Iterable[_Coming]) -> None:
+        """One after the other, in an order that a command may change."""
+        self._coming = list(coming)
+        while self._coming:
+            await self._coming.pop(0).take()
+
+    async def _take_claimed(
+        self, tasks: TaskGroup, first: dict[int, Item], deliver: Deliver, wanted: IndexedWant, claimed: Item
+    ) -> None:
+        item = first.setdefault(claimed.id, claimed)
+        if item is not claimed:  # which does not know yet what the image's first place has made of it
+            item = replace(item, repeats=claimed.repeats, is_new=False)
+        await self._take(tasks, wanted, item, deliver)
 
     def _forget_landed(self) -> None:
         """What is claimed from now on knows of them; but for those that nobody has named, which are still to count."""

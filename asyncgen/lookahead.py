@@ -65,13 +65,14 @@ class LookAhead:
         self._urgent_keys |= frozenset(content_keys)
         if len(self._urgent_ids) + len(self._urgent_keys) > 2 * _MOST_URGENT:
             raise InputError(f"a run keeps {_MOST_URGENT:,} urgent images in mind: give the rows a priority instead")
-        return self._grouping.prefer(lambda wanted: self._is_urgent(wanted.want), _URGENT)
+        return self._grouping.prefer(lambda wanted: self.is_urgent(wanted.want), _URGENT)
 
-    def _is_urgent(self, want: Want) -> bool:
+    def is_urgent(self, want: Want) -> bool:
+        """Whether an image was preferred."""
         return want.request.id in self._urgent_ids or want.content_key in self._urgent_keys
 
     def _priority_of(self, want: Want) -> int:
-        return _URGENT if self._is_urgent(want) else want.request.priority
+        return _URGENT if self.is_urgent(want) else want.request.priority
 
     def wake(self) -> None:
         """Have whoever waits for the next chunk get an empty one."""

@@ -200,7 +200,8 @@ class BatchRun:
         """
         if self._ahead is None:
             raise InputError(f"{self.batch.name} is run in the order of its input (--keep-order): nothing comes first")
-        return self._ahead.prefer(ids, await self.workspace.ledger.keys_of(self.batch, ids))
+        ahead = self._ahead.prefer(ids, await self.workspace.ledger.keys_of(self.batch, ids))
+        return ahead + self._engine.prefer(self._ahead.is_urgent)
 
     async def add(self, requests: Sequence[Mapping[str, Any]], scope: int, *, check_only: bool) -> Added:
         """Have the run make what these requests want too; see `Engine.add`. `check_only`: only look at them.

@@ -138,13 +138,13 @@ def test_urgent_items_of_a_running_batch_start_next(folder: Path) -> None:
     (folder / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with sandbox_in_a_thread(execution="fixed:400") as sandbox:
         with running(folder, sandbox, "--limit=60") as run:
-            assert tell(folder, verb="urgent", ids=["p59", "p50", "no such"]) == {"read_ahead": 2}
+            assert tell(folder, verb="urgent", ids=["p59", "p20", "no such"]) == {"read_ahead": 2}
             run.communicate(timeout=60)
         assert run.returncode == 0
         order = [int(job["prompt"].rpartition(" ")[2]) for job in sandbox.books()]
-    first = order.index(50)
-    assert order[first : first + 2] == [50, 59]
-    assert first <= 32, "only what was on its way already came before"
+    first = order.index(20)
+    assert order.index(59) < 40, "it was not in the chunk that was being taken"
+    assert first <= 12, "at most what was sent by then, and not the rest of the chunk"
 
 
 def test_cancelling_everything_must_be_said(folder: Path) -> None:

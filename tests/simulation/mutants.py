@@ -191,7 +191,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is out is not taken up again", "paid results expire", "engine.py",
-        "                    await self._reattach(tasks, run_id, deliver)\n", "",
+        "        await self._reattach(tasks, run_id, deliver)\n", "",
     ),
     Mutant(
         "rate limit not kept", "the platform answers 429", "gate.py",
