@@ -83,6 +83,8 @@ def configure(
         raise InputError(f"cannot write {file}: {error.strerror}", field="log_file") from error
     handler.setFormatter((_RedactingJson if as_json else _Redacting)(secrets))
     logger = logging.getLogger("asyncgen")
+    for before in logger.handlers:  # a command that runs twice opens its log file twice
+        before.close()
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
