@@ -58,7 +58,11 @@ class BatchInput:
     @cached_property
     def chooser(self) -> Chooser | None:
         """What resolves the choices of prompts; None: they are plain text. Raises `InputError`."""
-        return None if self.wildcards is None else Wildcards(self.wildcards, self.wildcards_folder)
+        if self.wildcards is None:
+            if self.wildcards_folder is not None:
+                raise InputError("say how: --wildcards random or combinatorial", field="wildcards_folder")
+            return None
+        return Wildcards(self.wildcards, self.wildcards_folder)
 
     def samples(self) -> list[dict[str, Any]]:
         """The fields that requests may have in common, one for each way that a row is made."""

@@ -229,6 +229,7 @@ def test_standard_input_may_be_of_any_text_format_and_in_a_matrix(
     ("file", "text", "options", "told"),
     [
         ("p.txt", "a fox", ("--style", "1", "--style", "99"), "style '99'"),
+        ("p.txt", "a fox", ("--wildcards-folder", "."), "wildcards_folder: say how"),
         ("p.txt", "a fox", ("--size", "64"), "sizes: a size is WIDTHxHEIGHT"),
         ("p.txt", "a fox", ("--size", "64x64", "--width", "32"), "is said twice"),
         ("p.txt", "a fox", ("--workflow", "schnell", "--workflow", "nosuch"), "nosuch"),
