@@ -21,7 +21,7 @@ from asyncgen.estimate import Span, span_of
 from asyncgen.intake import IndexedWant
 from asyncgen.money import Price, dollars
 from asyncgen.outlook import looking
-from asyncgen.plan_display import counts, estimate_fields, range_text, show_estimate
+from asyncgen.plan_display import counted, counts, estimate_fields, range_text, show_estimate
 from asyncgen.planning import Report
 from asyncgen.records import Want
 from asyncgen.results import ImageResult
@@ -153,12 +153,12 @@ def _lines(piloted: Piloted) -> Iterator[str]:
         yield f"contact sheet: {piloted.sheet}"
     if piloted.made > MOST_TILES:
         yield f"it shows the first {MOST_TILES}"
-    yield f"it covers {chosen.lanes_covered} of {chosen.lanes} lanes (style, LoRAs, workflow, size)"
+    yield f"it covers {chosen.lanes_covered} of {counted(chosen.lanes, 'lane')} (style, LoRAs, workflow, size)"
     if chosen.is_full:
         yield f"lanes beyond {MOST_LANES} were drawn from as if they were one"
     few = sum(lane.images < 3 for lane in piloted.measured)
     if few:
-        yield f"{few} lanes have fewer than 3 measured images: their spread is a guess, a larger --pilot tells more"
+        yield f"of {counted(few, 'lane')} fewer than 3 images were measured: their spread is a guess, more tell more"
 
 
 def _row(lane: Measured, price: Price | None) -> tuple[str | None, ...]:

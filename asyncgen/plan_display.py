@@ -32,7 +32,7 @@ def show_report(report: Report) -> None:
     if report.fates is not None:
         say(f"{report.wanted} wanted: {counts(report)}")
     if report.problem_count:
-        say(f"\n{report.problem_count} problem{'s' if report.problem_count > 1 else ''}")
+        say(f"\n{counted(report.problem_count, 'problem')}")
         for text in report.problems():
             say(text)
         say("nothing would be sent: mend them first" if report.stops else "the rest would be made")
@@ -44,7 +44,8 @@ def show_report(report: Report) -> None:
     for note in report.notes:
         say(note)
     if report.samples:
-        say(f"\n{len(report.samples)} samples, of {report.lanes} lanes (style, LoRAs, workflow, size)")
+        of_lanes = f"{counted(len(report.samples), 'sample')} of {counted(report.lanes, 'lane')}"
+        say(f"\n{of_lanes} (style, LoRAs, workflow, size)")
         print_table(_SAMPLE_COLUMNS, map(_sample_row, report.samples))
     if report.largest is not None:
         largest = report.largest
@@ -99,7 +100,7 @@ def show_estimate(found: Estimate) -> None:
 def estimate_lines(found: Estimate) -> Iterator[str]:
     """Images, time, cost, and what is beside them."""
     known = found.jobs - found.jobs_unknown
-    yield f"{found.jobs} jobs to buy"
+    yield f"{counted(found.jobs, 'job')} to buy"
     if found.jobs_unknown:
         yield (
             f"time and cost of {found.jobs_unknown} of them are unknown: the ledger has no finished job of their lane; "
@@ -109,7 +110,8 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
         of_known = "" if not found.jobs_unknown else f", of the {known} that are known"
         yield f"GPU time {range_text(found.worker_seconds, duration)}{of_known}"
         if found.seconds is not None:
-            yield f"on {found.workers} workers {range_text(found.seconds, duration)}, their cold starts apart"
+            on_workers = f"on {counted(found.workers or 0, 'worker')}"
+            yield f"{on_workers} {range_text(found.seconds, duration)}, their cold starts apart"
         else:
             yield "so long on one worker; divide by as many as work at once (--workers N)"
         yield _cost_line(found)
@@ -156,10 +158,14 @@ def _cold_start_line(found: Estimate) -> str:
     return f"{beside}: {range_text(found.cold_start, duration)} from the first delays of workers{in_money}"
 
 
+def counted(number: int, what: str) -> str:
+    """1 lane, 2 lanes."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _lane_row(lane: LaneEstimate) -> tuple[str | None, ...]:
     each, total = lane.seconds_each, lane.seconds
-    jobs = "1 job" if lane.jobs_seen == 1 else f"{lane.jobs_seen} jobs"
-    basis = f"{jobs} before" if lane.basis is Basis.HISTORY else str(lane.basis)
+    basis = f"{counted(lane.jobs_seen, 'job')} before" if lane.basis is Basis.HISTORY else str(lane.basis)
     return (
         str(lane.jobs),
         None if each is None else range_text(each, duration),

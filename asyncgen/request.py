@@ -253,7 +253,8 @@ def parse_request(value: str | Mapping[str, Any] | ImageRequest) -> ImageRequest
     fields = {"prompt": value} if isinstance(value, str) else value
     try:
         request = ImageRequest.model_validate(fields)
-        request.said_json().encode()
+        if not all(map(_is_plain, fields.values())):
+            request.said_json().encode()
     except ValidationError as error:
         raise _explained(error) from None
     except UnicodeEncodeError:
@@ -261,6 +262,13 @@ def parse_request(value: str | Mapping[str, Any] | ImageRequest) -> ImageRequest
     except ValueError as error:  # an integer of more digits than Python writes out
         raise InputError(f"holds a number that is too large ({error})") from None
     return request
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it can be written as JSON for certain; for all other values it must be tried."""
+    if isinstance(value, str):
+        return value.isascii()
+    return value is None or (isinstance(value, int) and -MAX_SEED <= value <= MAX_SEED)
 
 
 def content_key(request: ImageRequest, replica: int, workflow_name: str) -> bytes:

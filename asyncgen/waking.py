@@ -11,6 +11,7 @@ from asyncgen.display import Display, duration
 from asyncgen.errors import InputError
 from asyncgen.estimate import Span
 from asyncgen.money import IDLE_TAIL_SECONDS, Price, dollars
+from asyncgen.plan_display import counted
 from asyncgen.planning import Question, surveyed
 from asyncgen.records import Want
 from asyncgen.run import BatchRun, pace_of
@@ -85,8 +86,7 @@ def _most_usd(plan: WarmUp, price: Price) -> float:
 
 
 def _price_words(plan: WarmUp, price: Price | None) -> str:
-    jobs = "1 small job" if plan.count == 1 else f"{plan.count} small jobs"
-    workers = "1 worker" if plan.count == 1 else f"{plan.count} workers"
+    jobs, workers = counted(plan.count, "small job"), counted(plan.count, "worker")
     start, whose = plan.cold_start or _COLD_START_SECONDS, "by this ledger" if plan.cold_start else "others measured"
     execution = f"{duration(JOB_SECONDS)} of execution each"
     each = ""
@@ -121,6 +121,6 @@ def _tell(plan: WarmUp, warmed: Warmed, price: Price | None, shown: Display) -> 
     else:
         spent = "unpriced" if cost is None else dollars(cost)
         sure = "at the most " if warmed.untimed and cost is not None else ""
-        shown.notice(f"{len(warmed.workers)} workers answered; waking them cost {sure}{spent} of execution")
+        shown.notice(f"{counted(len(warmed.workers), 'worker')} answered; waking them cost {sure}{spent} of execution")
         for fault in dict.fromkeys(warmed.faults):
             shown.notice(f"waking: {fault}")
