@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from support import (
     Ran,
     Remote,
@@ -308,9 +309,22 @@ def test_the_price_is_told_first_and_must_fit_into_the_budget(run: Cli, sandbox:
     assert sandbox.accepted() == before
     made = run("batch", file, *SIZE, *priced, "100")
     assert made.code == 0
-    assert made.out.index("at the most $0.2400 of execution") < made.out.index("2 workers") or "1 workers" in made.out
+    assert made.out.index("at the most $0.2400 of execution") < made.out.index(" answered; waking them cost")
 
 
 def test_a_plan_says_what_would_come_before_the_batch(run: Cli, tmp_path: Path) -> None:
     notes = planned(run, write(tmp_path / "set.jsonl", prompts(3)), *SIZE, "--pilot", "2", "--warm", "4")["notes"]
     assert ["pilot" in notes[-1], "4 workers" in notes[-2]] == [True, True]
+
+
+def test_input_pictures_are_looked_at_and_weighed(run: Cli, sandbox: Remote, tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "init.png")
+    rows = [{"prompt": "a fox", "init_image": "init.png"}, {"prompt": "an owl", "init_image": "none.png"}]
+    file = write(tmp_path / "set.jsonl", rows)
+    ran = run("plan", file, "--workflow", "img2img", "--out", "out", "--json")
+    assert ran.code == 2, ran
+    (problem,) = ran.summary["problems"]
+    assert "set.jsonl:2" in problem
+    assert "none.png" in problem
+    picture_bytes = (tmp_path / "init.png").stat().st_size
+    assert ran.summary["largest_body"]["body_bytes"] > picture_bytes * 4 / 3
