@@ -155,7 +155,9 @@ def _stem(path: Path) -> str:
 
 def _with_single(plain: BatchInput) -> Mapping[str, Any]:
     """Axes of one value are fields like any other where they make no matrix."""
-    return plain.fields if plain.matrix is not None else Matrix(plain.axes, plain.fields).shared
+    if plain.matrix is not None or plain.axes == Axes():
+        return plain.fields
+    return Matrix(plain.axes, plain.fields).shared
 
 
 def _read(file: str) -> BatchFile:

@@ -153,6 +153,6 @@ def _resolved(request: ImageRequest, choice: Choice, chooser: Chooser) -> ImageR
         "template": request.template or request.prompt,
         "variables": {**request.variables, **choice.values},
     }
-    if request.id is not None and not chooser.is_random:
+    if request.id is not None and choice.values and not chooser.is_random:
         fields["id"] = f"{request.id}/text-{text}"
     return parse_request(fields)

@@ -62,14 +62,21 @@ class ParquetRows(AbstractContextManager["ParquetRows"]):
             yield BadRow(1, error.at(self.name), is_header=True)
             return
         self._variables = tuple(name for column in self._columns if (name := variable_of(column)) is not None)
-        number = 0
-        for batch in self._file.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
-            for values in batch.to_pylist():
-                number += 1
-                said = {column_of(name): value for name, value in values.items() if not _is_empty(value)}
-                key = self._hash.copy()
-                key.update(json.dumps(said, sort_keys=True, default=repr).encode("utf-8", "surrogatepass"))
-                yield RawRow(number, said, key.digest())
+        for number, values in enumerate(self._values(), start=1):
+            said = {column_of(name): value for name, value in values.items() if not _is_empty(value)}
+            key = self._hash.copy()
+            key.update(json.dumps(said, sort_keys=True, default=repr).encode("utf-8", "surrogatepass"))
+            yield RawRow(number, said, key.digest())
+
+    def _values(self) -> Iterator[Mapping[str, Any]]:
+        from pyarrow import ArrowException  # noqa: PLC0415 - as above
+
+        batches = self._file.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False)
+        try:
+            for batch in batches:
+                yield from batch.to_pylist()
+        except (ArrowException, OSError, ValueError, OverflowError) as error:
+            raise InputError(f"is damaged, or holds what Python cannot: {error}", where=self.name) from None
 
     def parse(self, raw: RawRow | BadRow) -> Row | BadRow:
         if isinstance(raw, BadRow):

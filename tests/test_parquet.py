@@ -100,6 +100,15 @@ def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
             read(tmp_path / name)
 
 
+def test_a_damaged_file_is_told_and_no_bug(tmp_path: Path) -> None:
+    path = write(tmp_path, {"prompt": [f"a lighthouse, study {number}" for number in range(500)]})
+    data = bytearray(path.read_bytes())
+    data[4:2000] = b"\xff" * 1996
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"^p\.parquet: is damaged"):
+        read(path)
+
+
 def test_without_the_extra_it_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InputError, match=r"pip install 'asyncgen\[parquet\]'"):
