@@ -7,6 +7,7 @@ works out where it stands now. It outlives every crash of the engine.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import struct
 import zlib
@@ -38,16 +39,22 @@ class Reply:
     execution: Execution | None = None
 
 
+#: Width and height of every picture, pixels.
+SIDE = 16
+
+
 @lru_cache(maxsize=256)
 def picture(prompt: str, seed: int, number: int = 0) -> bytes:
-    """The one right picture of a prompt, a seed and a place in the batch: a whole PNG that carries all three."""
+    """The one right picture of a prompt, a seed and a place in the batch: a whole PNG that shows all three."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    text = b"about\0" + f"{seed} {number} {prompt}".encode()
-    pixels = zlib.compress(b"\0\x7f", 1)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
+    about = f"{seed} {number} {prompt}".encode()
+    text = b"about\0" + about
+    noise = hashlib.shake_128(about).digest(SIDE * SIDE)
+    pixels = zlib.compress(b"".join(b"\0" + noise[row : row + SIDE] for row in range(0, len(noise), SIDE)), 1)
     return _PNG_MAGIC + chunk(b"IHDR", header) + chunk(b"tEXt", text) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
