@@ -443,7 +443,7 @@ class Job:
                 except PathTakenError:
                     taken.update(paths)
         if seed is None and not self.want.request.save_to_style:
-            self.delivered = pictures
+            self.delivered = tuple(picture.as_file() for picture in pictures)
         if seed is not None:
             log.warning("bought again with another seed after %s", told)
         self._note_end(told)

@@ -78,7 +78,14 @@ def _rows(origin: Origin) -> Iterator[tuple[str, str | None]]:
     yield "steps", _joined("", origin.steps)
     yield "sampler", _joined(", ", origin.sampler_name, origin.scheduler_name)
     yield "guidance", None if origin.flux_guidance is None else f"{origin.flux_guidance:g}"
+    yield "began with", _joined(", ", *map(_input_picture, _mapping(record, "input_pictures").items()))
     yield "parameters", _joined(", ", *(f"{name} {value}" for name, value in _mapping(record, "parameters").items()))
+
+
+def _input_picture(named: tuple[str, Any]) -> str:
+    name, picture = named
+    sha256 = picture.get("sha256") if isinstance(picture, dict) else None
+    return name if sha256 is None else f"{name} (sha256 {sha256})"
 
 
 def _mapping(record: Any, name: str) -> dict[str, Any]:

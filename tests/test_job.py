@@ -24,11 +24,14 @@ from support import (
     wired,
 )
 
+from asyncgen import images
 from asyncgen.endpoint import Pace
 from asyncgen.errors import FailureClass, FailureCode, InputError, RunPausedError, StoreError
 from asyncgen.job import Job
 from asyncgen.lifecycle import State
+from asyncgen.origins import origin_of
 from asyncgen.protocol import Failed, Timing
+from asyncgen.provenance import Level
 from asyncgen.sandbox import FaultRule
 from asyncgen.stopping import Stop, StoppedError
 
@@ -88,12 +91,13 @@ async def test_a_picture_for_memory_gets_no_file_and_is_recorded_as_delivered(tm
     assert not files(tmp_path, "*.png")
 
 
+@pytest.mark.parametrize("metadata", ["none", "full"])
 @pytest.mark.parametrize(("kind", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp")])
 async def test_a_picture_behind_a_link_is_downloaded_and_kept_under_its_own_suffix(
-    tmp_path: Path, kind: str, suffix: str
+    tmp_path: Path, kind: str, suffix: str, metadata: Level
 ) -> None:
     data = BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(data, kind)
+    Image.effect_noise((64, 64), 50).convert("RGB").save(data, kind)
 
     async def run(_: web.Request) -> web.Response:
         return web.json_response({"id": "job-1", "status": "IN_QUEUE"})
@@ -107,11 +111,13 @@ async def test_a_picture_behind_a_link_is_downloaded_and_kept_under_its_own_suff
 
     routes = {f"/{ENDPOINT}/run": run, f"/{ENDPOINT}/status/job-1": status, "/bucket/whatever.bin": bucket}
     pace = Pace(allow_private_urls=True)
-    async with site(routes) as url, wired(url, tmp_path, pace=pace, metadata="none") as parts:
+    async with site(routes) as url, wired(url, tmp_path, pace=pace, metadata=metadata) as parts:
         job = await parts.job()
         await job.settle()
     (path,) = files(tmp_path, f"*{suffix}")
-    assert path.read_bytes() == data.getvalue()
+    assert (path.read_bytes() == data.getvalue()) is (metadata == "none")
+    assert origin_of(path.read_bytes()).prompt == (None if metadata == "none" else "a fox")
+    assert job.item.pictures[0].sha256 == images.check(path.read_bytes()).sha256
 
 
 async def test_a_link_to_a_private_address_fails_the_item(tmp_path: Path) -> None:
