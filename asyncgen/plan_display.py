@@ -26,7 +26,7 @@ _ALWAYS: Final = (Fate.NEW, Fate.CHANGED, Fate.KEPT, Fate.FAILED)
 
 def show_report(report: Report) -> None:
     """For people."""
-    state = "a new batch" if report.is_new else "there is a batch of that name"
+    state = {True: "a new batch", False: "there is a batch of that name", None: "a batch"}[report.is_new]
     where = " on the sandbox" if report.realm == SANDBOX else ""
     say(f"{report.batch}: {state}{where}; this is a plan, nothing was sent")
     if report.fates is not None:

@@ -77,7 +77,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a batch would do. `fates` None: nothing could be planned. `stops`: a problem would stop the batch.
+    """What a batch would do. `is_new` and `fates` None: nothing could be planned. `stops`: a problem would stop it.
 
     `to_make` jobs would be bought, `first` of them in the input's order. `problems` are read one by one, there may be
     as many as rows. `lanes` are those of the planned images (`asyncgen.sampling`), over which the samples are spread.
@@ -85,7 +85,7 @@ class Report:
 
     batch: str
     realm: str
-    is_new: bool
+    is_new: bool | None
     fates: Counter[Fate] | None
     to_make: int
     first: Want | None
@@ -274,7 +274,7 @@ def _of_stopped(question: Question, problems: _Problems) -> Report:
     return Report(
         batch=question.batch,
         realm=question.realm,
-        is_new=False,
+        is_new=None,
         fates=None,
         to_make=0,
         first=None,
