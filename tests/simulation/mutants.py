@@ -167,7 +167,7 @@ MUTANTS = (
     ),
     Mutant(
         "workflow sent that is another one now", "a picture that its record does not describe", "job.py",
-        "        self._bench.planner.check_workflow(request, self.want.spec)\n", "",
+        "        planner.check_workflow(request, spec)\n", "",
     ),
     Mutant(
         "item failure bought again", "an image that can only fail is paid for again", "job.py",
@@ -238,8 +238,8 @@ MUTANTS = (
     ),
     Mutant(
         "another seed is sent", "a picture that its record does not describe", "job.py",
-        "self._bench.planner.job_input(request, self.want.spec, self.item.seed, pictures)",
-        "self._bench.planner.job_input(request, self.want.spec, self.item.seed ^ 1, pictures)",
+        "planner.job_input(request, spec, self.item.seed, pictures, urls)",
+        "planner.job_input(request, spec, self.item.seed ^ 1, pictures, urls)",
     ),
     Mutant(
         "body of any size sent", "the platform refuses what could have been refused for nothing", "protocol.py",
