@@ -23,6 +23,9 @@ from asyncgen import images
 from asyncgen.adopted_rows import Outcome, adopt, sizes_of
 from asyncgen.adoption import Adoptable, Adoption, NotAdoptableError
 from asyncgen.images import ImageFaultError, Picture
+from asyncgen.input_pictures import FOLDER as INPUTS_FOLDER
+from asyncgen.job import REJECTED_FOLDER
+from asyncgen.manifest import FILE_NAME as MANIFEST_NAME
 from asyncgen.naming import safe_name
 from asyncgen.origins import origin_of
 from asyncgen.ports import Disk
@@ -32,6 +35,7 @@ from asyncgen.store import cannot_write, temporary_path
 
 #: Where files go that lie outside of the output root.
 FOLDER: Final = "adopted"
+_ASIDE: Final = frozenset({REJECTED_FOLDER, INPUTS_FOLDER})
 _SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _PAGE: Final = 16
 _MOST_CAPTION_BYTES: Final = 1 << 20
@@ -63,9 +67,13 @@ class Adopted:
 
 
 def pictures_below(folder: Path) -> Iterator[Path]:
-    """Every picture's path, folder by folder, in the order of their names. Hidden ones are nobody's pictures."""
+    """Every picture's path, folder by folder, in the order of their names.
+
+    Hidden ones are nobody's pictures; of an output root what was put in does not count, nor what was rejected.
+    """
     for top, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        aside = _ASIDE if MANIFEST_NAME in names else frozenset()
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in aside)
         for name in sorted(names):
             path = Path(top, name)
             if path.suffix.lower() in _SUFFIXES and not name.startswith("."):

@@ -60,7 +60,8 @@ from asyncgen.store import Prepared, Store
 log = logging.getLogger(__name__)
 TAKEN_BACK: Final = "taken back before it was sent, as told"
 _FETCHES: Final = 3  # of a result that came damaged: fetching is free, buying is not
-_REJECTED_FOLDER: Final = "rejected"
+#: Where pictures are kept that do not count, in the output root.
+REJECTED_FOLDER: Final = "rejected"
 _EXAMINED_AT_ONCE: Final = 32 * 1024  # bytes: 0.03 ms
 
 
@@ -453,7 +454,7 @@ class Job:
         assert self.item.job_id is not None
         mark = hashlib.blake2b(self.item.job_id.encode(), digest_size=4).hexdigest()
         names = self._names(count, self.item.accepted_at)
-        return [None if name is None else f"{_REJECTED_FOLDER}/{name}_{mark}" for name in names]
+        return [None if name is None else f"{REJECTED_FOLDER}/{name}_{mark}" for name in names]
 
     def _names(self, count: int, wall_seconds: float | None = None) -> list[str | None]:
         request = self.want.request

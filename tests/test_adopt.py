@@ -272,6 +272,15 @@ def test_pictures_of_one_job_stay_together(tmp_path: Path, cli: Cli) -> None:
     assert batch(cli, wanted)["kept"] == 1
 
 
+def test_of_an_output_root_only_what_counts_is_taken(tmp_path: Path, cli: Cli) -> None:
+    batch(cli, "a fox")
+    (tmp_path / "images").rename(tmp_path / "before")
+    for folder in ("rejected", "inputs"):
+        made_by_comfyui(tmp_path / "before" / folder / "a.png", prompt="a hen")
+
+    assert adopted(cli, "before", "--json").summary["files"] == 1
+
+
 def test_what_the_sandbox_painted_never_stands_for_a_real_picture(tmp_path: Path, cli: Cli) -> None:
     batch(cli, "a fox")
 
