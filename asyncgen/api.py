@@ -315,8 +315,8 @@ class ImageGenerator:
         while page := await ledger.recorded_wants(opened, after, until, only):
             after = page[-1].item_id
             if todays_values:
-                named = intake.pictures_of([recorded.request for recorded in page])
-                await self._workspace.ports.file_threads.run(self._pictures.look, named)
+                requests = [recorded.request for recorded in page]
+                await self._workspace.ports.file_threads.run(intake.look_at_pictures, requests)
             yield [intake.plan_recorded(recorded, todays_values=todays_values) for recorded in page]
 
     def _intake(self, fields: Mapping[str, Any]) -> Intake:

@@ -150,10 +150,18 @@ class Intake:
                 await ports.clock.sleep(0)
 
     async def _look_at_pictures(self, prompts: Iterable[Prompt | Row | BadRow], ports: Ports) -> None:
-        """Off the event loop, so that planning finds them known."""
-        named = self.pictures_of(prompts)
-        if named and self._planner.pictures is not None:
-            await ports.file_threads.run(self._planner.pictures.look, named)
+        """Off the event loop, where there is anything to look at."""
+        if named := self.pictures_of(prompts):
+            await ports.file_threads.run(self._look, named)
+
+    def look_at_pictures(self, prompts: Iterable[Prompt | Row | BadRow]) -> None:
+        """Read and download what these prompts name, so that planning finds it known. Blocks, and raises nothing."""
+        if named := self.pictures_of(prompts):
+            self._look(named)
+
+    def _look(self, named: Iterable[str | bytes | PurePath]) -> None:
+        if self._planner.pictures is not None:
+            self._planner.pictures.look(named)
 
     def pictures_of(self, prompts: Iterable[Prompt | Row | BadRow]) -> list[str | bytes | PurePath]:
         """The input pictures that these prompts name, by themselves or with all others."""

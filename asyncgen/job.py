@@ -253,12 +253,8 @@ class Job:
         await self._ledger.record_resubmission(self.item)
 
     async def _body(self, terms: Terms) -> bytes:
-        planner, request, spec, threads = (
-            self._bench.planner,
-            self.want.request,
-            self.want.spec,
-            self._bench.ports.file_threads,
-        )
+        planner, threads = self._bench.planner, self._bench.ports.file_threads
+        request, spec = self.want.request, self.want.spec
         planner.check_workflow(request, spec)
         urls = await planner.model_urls.to_send(spec.model_urls, threads)
         pictures = {

@@ -26,6 +26,7 @@ from asyncgen.streams import complain
 T = TypeVar("T")
 _MOST_BAD_ROWS_SHOWN: Final = 20
 _READ_AHEAD_ROWS: Final = 64
+_LOOKED_AT_ONCE: Final = 32  # rows whose pictures are downloaded together
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +119,14 @@ class Source:
                 kept = {} if known is None else known.take([row.key for row in block if isinstance(row, RawRow)])
                 total += sum(kept.values())
                 self.has_kept_rows = self.has_kept_rows or bool(kept)
-                for row in block:
-                    if not (isinstance(row, RawRow) and kept.pop(row.key, 0)):
-                        parsed = file.parse(row)
-                        wants = _planned(intake, parsed, known)
+                others = (row for row in block if not (isinstance(row, RawRow) and kept.pop(row.key, 0)))
+                while parsed := list(map(file.parse, islice(others, _LOOKED_AT_ONCE))):
+                    intake.look_at_pictures(parsed)
+                    for row in parsed:
+                        wants = _planned(intake, row, known)
                         total += len(wants)
-                        if on_wants is not None and isinstance(parsed, Row) and wants:
-                            on_wants(parsed.where or f"{self.name}:{parsed.line}", wants)
+                        if on_wants is not None and isinstance(row, Row) and wants:
+                            on_wants(row.where or f"{self.name}:{row.line}", wants)
             self._has_id_twice = file.has_id_twice
         return total
 

@@ -356,6 +356,28 @@ async def test_a_url_is_downloaded_once_checked_and_sent_and_its_secret_is_writt
 
 
 @pytest.mark.anyio
+async def test_the_command_line_downloads_what_rows_name_once_and_tells_nobody_of_its_secret(tmp_path: Path) -> None:
+    asked_for: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked_for.append(request.path_qs)
+        return web.Response(body=picture((96, 64 + 8 * len(asked_for))))
+
+    env = {"ASYNCGEN_ALLOW_PRIVATE_URLS": "true"}
+    async with site({f"/{number}.png": answer for number in range(3)}) as url:
+        rows = [f"fox {number},{url}/{number}.png?{SECRET}" for number in range(3)]
+        rows.append(rows[0].replace("fox", "hen"))
+        (tmp_path / "rows.csv").write_text("\n".join(["prompt,init_image", *rows]), encoding="utf-8")
+        said = ["batch", "rows.csv", "--workflow", "img2img", "--sandbox", "--out", "o", "-vv", "--log-file", "log"]
+        done = await anyio.to_thread.run_sync(lambda: run_cli(*said, cwd=tmp_path, env=env))
+    assert done.code == 0, done.err
+    assert sorted(asked_for) == [f"/{number}.png?{SECRET}" for number in range(3)]
+    assert len(manifest(tmp_path / "o")) == 4
+    told = [path for path in files(tmp_path) if path.name != "rows.csv" and SECRET.encode() in path.read_bytes()]
+    assert (told, SECRET in done.out + done.err) == ([], False)
+
+
+@pytest.mark.anyio
 async def test_a_picture_from_a_url_is_sent_again_by_a_process_that_cannot_download_it(tmp_path: Path) -> None:
     async with site({"/a.png": _answers(picture())}) as url:
         root = tmp_path / "out"
