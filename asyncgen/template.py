@@ -298,7 +298,8 @@ def _switch(graph: Graph, name: str, where: Any) -> Switch:
     if not isinstance(where, dict) or where.keys() != {"node", "input"}:
         raise WorkflowError(f'{what} must be like {{"node": …, "input": …}}, not {where!r}')
     node, source = where["node"], where["input"]
-    if not isinstance(node, str) or node not in graph or link(graph[node]["inputs"].get(source)) is None:
+    are_names = isinstance(node, str) and isinstance(source, str)
+    if not are_names or node not in graph or link(graph[node]["inputs"].get(source)) is None:
         raise WorkflowError(f"{what}: the input {source!r} of node {node!r} is no link of the graph")
     if any(slot != 0 for _, _, slot in consumers(graph, node)):
         raise WorkflowError(f"{what}: node {node!r} feeds others with more than its first output")
@@ -307,7 +308,7 @@ def _switch(graph: Graph, name: str, where: Any) -> Switch:
 
 def _kept(parameters: Mapping[str, Any], names: Sequence[Any]) -> Iterator[str]:
     for name in names:
-        if name not in parameters:
+        if not isinstance(name, str) or name not in parameters:
             raise WorkflowError(f"'keeps' names {name!r}, which is no parameter{nearest(str(name), parameters)}")
         yield name
 
