@@ -102,7 +102,12 @@ async def prepare(folder: Path, images: int) -> None:
         batch = await ledger.open_batch(_BATCH, SANDBOX)
         run_id = await ledger.begin_run(batch)
         with file.open(encoding="utf-8") as lines:
-            wants = _wants(generator, PromptFile(lines, "txt", str(file), generator.digest({"style": _STYLE})))
+            said = {
+                "style": _STYLE,
+                "template": None,
+                "declared": [],
+            }  # in `asyncgen.source`, or no row is known
+            wants = _wants(generator, PromptFile(lines, "txt", str(file), generator.digest(said)))
             while chunk := list(islice(wants, _CLAIMED_AT_ONCE)):
                 await ledger.claim(batch, run_id, chunk)
         await ledger.transact(_finish)

@@ -215,9 +215,11 @@ def test_no_row_of_a_finished_batch_is_parsed_again(finished: Continued, monkeyp
 
 
 def test_only_what_is_new_or_not_there_is_parsed(finished: Continued, monkeypatch: pytest.MonkeyPatch) -> None:
-    lose = "UPDATE item SET state = 'lost', failure_class = ?, failure_code = ? WHERE replica = 1"  # one of two
+    lose = (  # one of two
+        "UPDATE item SET state = 'lost', failure_class = ?, failure_code = ?, failure_message = ? WHERE replica = 1"
+    )
     with closing(sqlite3.connect(finished.root / "out" / LEDGER)) as connection:
-        connection.execute(lose, (FAILURE.kind, FAILURE.code))
+        connection.execute(lose, (FAILURE.kind, FAILURE.code, FAILURE.message))
         connection.commit()
     finished.write([row("d"), row("a"), row("b", images=2), row("c", id="one")])
     parsed = planned(finished, monkeypatch)
