@@ -90,16 +90,20 @@ def _write_csv(by: By, found: Costs) -> None:
                 line.out,
                 line.kept,
                 line.gpu_ms / 1000,
-                cost.usd,
+                _rounded(cost.usd),
                 cost.label,
-                cost.most_usd,
-                None if per_kept is None else per_kept.usd,
-                line.priced_usd,
+                _rounded(cost.most_usd),
+                None if per_kept is None else _rounded(per_kept.usd),
+                _rounded(line.priced_usd),
                 line.untimed,
                 line.unpriced,
-                *(of_use[use].usd if use in of_use else 0.0 for use in Use),
+                *(_rounded(of_use[use].usd) if use in of_use else 0.0 for use in Use),
             )
         )
+
+
+def _rounded(usd: float | None) -> float | None:
+    return None if usd is None else round(usd, 9)
 
 
 def _fields(line: CostLine) -> dict[str, Any]:

@@ -138,9 +138,9 @@ class _Flight:
     is_added: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Coming:
-    """An item that was claimed, and is taken as soon as those before it are."""
+    """An item that was claimed, and is taken as soon as those before it are; the first of several is being taken."""
 
     want: Want
     item: Item
@@ -416,7 +416,11 @@ class Engine:
         """One after the other, in an order that a command may change."""
         self._coming = list(coming)
         while self._coming:
-            await self._coming.pop(0).take()
+            present = self._coming[0]
+            try:
+                await present.take()
+            finally:
+                self._coming.remove(present)
 
     async def _take_claimed(
         self, tasks: TaskGroup, first: dict[int, Item], deliver: Deliver, wanted: IndexedWant, claimed: Item

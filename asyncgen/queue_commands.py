@@ -92,9 +92,7 @@ def prefer(overrides: Mapping[str, Any], *, realm: str, batch: str | None, ids: 
     commands = [Command(verb=Verb.URGENT, batch=batch, ids=page) for page in _pages(list(ids))]
     replies = anyio.run(_ask, ledger_path, commands)
     if replies is None:
-        raise InputError(
-            f"no run goes on over {ledger_path}: give the rows a priority, which the next run goes by", field="queue"
-        )
+        raise InputError(f"no run goes on over {ledger_path}: give the rows a priority, which the next run goes by")
     ahead = sum(reply["read_ahead"] for reply in replies)
     say(f"{ahead} of {len(ids)} are read already and come next; the others do as soon as their rows are read")
     return Exit.DONE
@@ -118,7 +116,7 @@ def _tell_owner(overrides: Mapping[str, Any], realm: str, command: Command, done
     ledger_path = ledger_path_of(load_settings(**overrides), realm)
     replies = anyio.run(_ask, ledger_path, [command])
     if replies is None:
-        raise InputError(f"no run goes on over {ledger_path}: there is nothing to {command.verb}", field="queue")
+        raise InputError(f"no run goes on over {ledger_path}: there is nothing to {command.verb}")
     for name in replies[0]["batches"]:
         say(f"{name}: {done}{more and f'; {more}'}")
 
