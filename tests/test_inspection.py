@@ -18,7 +18,7 @@ from asyncgen.checks import CheckLevel, next_seed, seed_after
 from asyncgen.errors import FailureCode, InputError
 from asyncgen.images import Picture
 from asyncgen.lifecycle import State
-from asyncgen.request import ImageRequest
+from asyncgen.request import ImageRequest, parse_request
 from asyncgen.sandbox import FaultRule
 from asyncgen.scoring import Score, load_scorer
 
@@ -145,6 +145,18 @@ async def test_a_picture_of_another_size_than_the_workflow_makes_fails_at_every_
 async def test_an_upscale_is_larger_and_counts(tmp_path: Path) -> None:
     (result,) = await run(tmp_path, wanted=[{"prompt": "a fox", "workflow": "text2img_upscale"}])
     assert (result.ok, result.pictures[0].width) == (True, 128)
+
+
+async def test_the_size_of_an_input_picture_leads_to_what_its_upscale_must_have(tmp_path: Path) -> None:
+    source = tmp_path / "source.png"
+    Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(source)
+    row = {"workflow": "upscale", "init_image": str(source)}
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path / "set") as parts:
+        planner = parts.bench.planner
+        (want,) = planner.wants(parse_request(row))
+        assert planner.expected_sizes(want.request, want.spec) == {(80, 48)}
+        (result,) = await parts.run([row], width=None, height=None)
+    assert (result.ok, result.pictures[0].width) == (True, 80)
 
 
 # -- the scorer -----------------------------------------------------------------------------------------------------
