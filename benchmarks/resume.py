@@ -102,7 +102,7 @@ async def prepare(folder: Path, images: int) -> None:
         batch = await ledger.open_batch(_BATCH, SANDBOX)
         run_id = await ledger.begin_run(batch)
         with file.open(encoding="utf-8") as lines:
-            said = {
+            said: dict[str, object] = {
                 "style": _STYLE,
                 "template": None,
                 "declared": [],
