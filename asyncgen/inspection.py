@@ -65,7 +65,7 @@ class Inspector:
     async def _blank(self, pictures: Sequence[Picture], want: Want) -> Failure | None:
         if self.level is CheckLevel.OFF:
             return None
-        suspects = [looks.may_be_blank(picture, looks.encoded(picture).size_bytes) for picture in pictures]
+        suspects = [looks.may_be_blank(picture) for picture in pictures]
         if not any(suspects):
             return None
         try:
@@ -98,7 +98,7 @@ class Inspector:
         """What tells the pictures from others; empty where nobody asks. Decodes them where another seed is near."""
         if self.level is CheckLevel.OFF:
             return ()
-        found = tuple(Look(looks.encoded(picture).pixels_hash) for picture in pictures)
+        found = tuple(Look(looks.pixels_hash(picture)) for picture in pictures)
         has_siblings = want.request.images > 1 or self._in_work[want.fingerprint] > 1
         return await self._with_perception(pictures, found) if has_siblings else found
 
@@ -144,4 +144,4 @@ def _look_at_file(read: Callable[[Path], bytes], path: Path) -> Look | None:
         picture = whole_picture(read(path))
     except (OSError, ImageFaultError):
         return None
-    return Look(looks.encoded(picture).pixels_hash, looks.perceptual_hash(picture))
+    return Look(looks.pixels_hash(picture), looks.perceptual_hash(picture))

@@ -22,7 +22,6 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from itertools import product
@@ -53,30 +52,30 @@ _SIDE: Final = 32
 _LOW: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """The pixels as the file holds them, without what is written beside them: a hash (16 bytes), and their size."""
-
-    pixels_hash: bytes
-    size_bytes: int
-
-
-def encoded(picture: Picture) -> Encoded:
-    """What two files of the same pixels, encoded alike, have in common, whatever prompt or seed they carry."""
-    parts = {"png": _png_parts, "jpeg": _jpeg_parts, "webp": _webp_parts}[picture.format]
-    digest, size_bytes = hashlib.blake2b(digest_size=16), 0
-    for part, part_bytes in parts(memoryview(picture.data)):
+def pixels_hash(picture: Picture) -> bytes:
+    """16 bytes that two files of the same pixels, encoded alike, have in common, whatever prompt or seed they carry."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part, _ in _parts(picture):
         digest.update(part)
-        size_bytes += part_bytes
-    return Encoded(digest.digest(), size_bytes)
+    return digest.digest()
 
 
-def may_be_blank(picture: Picture, pixel_data_bytes: int) -> bool:
+def pixel_data_bytes(picture: Picture) -> int:
+    """The size of the pixels as the file holds them, without what is written beside them."""
+    return sum(size_bytes for _, size_bytes in _parts(picture))
+
+
+def _parts(picture: Picture) -> Iterator[tuple[bytes | memoryview, int]]:
+    of_format = {"png": _png_parts, "jpeg": _jpeg_parts, "webp": _webp_parts}[picture.format]
+    return of_format(memoryview(picture.data))
+
+
+def may_be_blank(picture: Picture) -> bool:
     """Whether the picture must be decoded to know that it is not blank."""
     pixels = picture.width * picture.height
     if min(picture.width, picture.height) < _SMALLEST_SIDE or pixels > MAX_DECODED_PIXELS:
         return False
-    return pixel_data_bytes <= _FIXED_BYTES + _MOST_FLAT_BYTES[picture.format] * pixels
+    return pixel_data_bytes(picture) <= _FIXED_BYTES + _MOST_FLAT_BYTES[picture.format] * pixels
 
 
 def blank_fault(picture: Picture) -> str | None:
@@ -157,7 +156,7 @@ def _waves() -> list[list[float]]:
 # -- the encoded pixels; the pictures are known to be whole
 
 
-def _png_parts(data: memoryview) -> Iterator[tuple[bytes, int]]:
+def _png_parts(data: memoryview) -> Iterator[tuple[bytes | memoryview, int]]:
     """Length, type and checksum of each chunk of pixels: the checksums stand for the bytes, and cost nothing."""
     start = _PNG_MAGIC_BYTES
     while start < len(data):
