@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from asyncgen import options
 from asyncgen._version import __version__
 
 app = typer.Typer(
@@ -34,194 +34,6 @@ app.add_typer(workflows_app, name="workflows")
 queue_app = typer.Typer(invoke_without_command=True, help="Show what is out and what waits, by endpoint and lane.")
 app.add_typer(queue_app, name="queue")
 
-
-class OnStop(StrEnum):
-    """What Ctrl-C does with jobs that are out."""
-
-    COLLECT = "collect"
-    CANCEL = "cancel"
-
-
-class CostBy(StrEnum):
-    """What costs are grouped by."""
-
-    RUN = "run"
-    STYLE = "style"
-    LORA = "lora"
-    DAY = "day"
-
-
-class Check(StrEnum):
-    """What a whole picture must be to count."""
-
-    STRICT = "strict"
-    STANDARD = "standard"
-    WARN = "warn"
-    OFF = "off"
-
-
-class OnUnknown(StrEnum):
-    """What becomes of a submission whose outcome was never learned."""
-
-    HOLD = "hold"
-    RESUBMIT = "resubmit"
-
-
-class MetadataLevel(StrEnum):
-    """What a picture's file says of how it was made."""
-
-    FULL = "full"
-    BASIC = "basic"
-    NONE = "none"
-
-
-Style = Annotated[str | None, typer.Option("--style", help="Style id of the registry.")]
-StyleAxis = Annotated[
-    list[str] | None, typer.Option("--style", help="Style id of the registry; given several times, one image in each.")
-]
-WorkflowAxis = Annotated[
-    list[str] | None,
-    typer.Option("--workflow", help="Workflow name, or path to a graph file; given several times, one image by each."),
-]
-Character = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--character",
-        metavar="SET",
-        help="Characters' LoRAs, NAME or NAME:STRENGTH separated by commas, or none; given several times, one image "
-        "with each set.",
-    ),
-]
-Size = Annotated[
-    list[str] | None,
-    typer.Option("--size", metavar="WxH", help="Pixels; given several times, one image of each size."),
-]
-Seeds = Annotated[
-    int | None, typer.Option("--seeds", min=1, help="So many seeds for each prompt, the same in every style.")
-]
-Control = Annotated[bool, typer.Option("--control", help="Add each image without style and LoRAs, to compare.")]
-PromptTemplate = Annotated[
-    str | None, typer.Option("--template", help="Prompt of rows that have only variables: a {color} fox.")
-]
-WildcardsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--wildcards", metavar="random|combinatorial", help="Resolve {a|b} and __names__ in prompts: one each, or all."
-    ),
-]
-WildcardsFolder = Annotated[
-    Path | None, typer.Option("--wildcards-folder", help="Folder of wildcard files: NAME.txt is __NAME__.")
-]
-Width = Annotated[int | None, typer.Option("--width", help="Pixels, a multiple of 8. [default: 1360]")]
-Height = Annotated[int | None, typer.Option("--height", help="Pixels, a multiple of 8. [default: 768]")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Sampling steps. [default: the style's, then 20]")]
-Seed = Annotated[int | None, typer.Option("--seed", help="-1 draws one for each image. [default: -1]")]
-Images = Annotated[int | None, typer.Option("--images", help="Images of each prompt, each with its own seed.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Pictures made by one job.")]
-CharacterLora = Annotated[
-    list[str] | None, typer.Option("--character-lora", help="NAME or NAME:STRENGTH; may be given several times.")
-]
-CineStrength = Annotated[
-    float | None, typer.Option("--cine-strength", help="Strength of the FILM-V3-FLUX LoRA; above 0 adds it.")
-]
-Guidance = Annotated[float | None, typer.Option("--guidance", help="FLUX guidance.")]
-Model = Annotated[str | None, typer.Option("--model", help="Diffusion model file.")]
-Sampler = Annotated[str | None, typer.Option("--sampler", help="Sampler name.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Scheduler name.")]
-RawPrompt = Annotated[bool, typer.Option("--raw-prompt", help="Send prompts without the style's texts.")]
-WorkflowOption = Annotated[str | None, typer.Option("--workflow", help="Workflow name, or path to a graph file.")]
-InitImage = Annotated[
-    str | None,
-    typer.Option("--init-image", help="Picture to start from, where the workflow takes one: path or https URL."),
-]
-MaskImage = Annotated[
-    str | None, typer.Option("--mask-image", help="Mask, as large as the init image: white is made anew.")
-]
-PoseImage = Annotated[str | None, typer.Option("--pose-image", help="Pose drawing, where the workflow takes one.")]
-Denoise = Annotated[float | None, typer.Option("--denoise", help="How much of the init image is made anew, 0 to 1.")]
-Strength = Annotated[float | None, typer.Option("--strength", help="How strongly the pose holds, 0 to 10.")]
-ResizeInputs = Annotated[
-    str | None,
-    typer.Option(
-        "--resize-inputs",
-        metavar="never|crop|stretch",
-        help="Bring input pictures to the wanted size before they are sent. [default: never]",
-    ),
-]
-ReencodeInputs = Annotated[
-    str | None,
-    typer.Option(
-        "--reencode-inputs",
-        metavar="never|webp-lossless|jpeg:Q",
-        help="How input pictures may be re-encoded where a job would pass 10 MiB. [default: never]",
-    ),
-]
-TeaCache = Annotated[
-    bool | None, typer.Option("--teacache/--no-teacache", help="Leave the workflow's TeaCache in, or out.")
-]
-ObjectInfo = Annotated[
-    str | None,
-    typer.Option(
-        "--object-info", metavar="FILE|URL", help="Node classes of your own ComfyUI: http://HOST:8188/object_info."
-    ),
-]
-ModelUrl = Annotated[
-    list[str] | None,
-    typer.Option("--model-url", help="NAME=URL of a LoRA file that workers may download; may be given several times."),
-]
-Concurrency = Annotated[
-    str | None, typer.Option("--concurrency", metavar="N|auto", help="Jobs out at the same time. [default: auto]")
-]
-KeepOrder = Annotated[
-    bool, typer.Option("--keep-order", help="Start images in the file's order, not grouped by model and LoRAs.")
-]
-EndpointOption = Annotated[str | None, typer.Option("--endpoint", help="Endpoint id, instead of the mode's.")]
-Mode = Annotated[str | None, typer.Option("--mode", help="wizard, new_pre or posterFrameRegeneration.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Output root: images, manifest and ledger.")]
-Styles = Annotated[Path | None, typer.Option("--styles", help="Styles registry file.")]
-Sandbox = Annotated[bool, typer.Option("--sandbox", help="Use the embedded sandbox: no key, no account, no cost.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-Stop = Annotated[
-    OnStop | None, typer.Option("--on-stop", help="On Ctrl-C, collect or cancel what is out. [default: collect]")
-]
-Unknown = Annotated[
-    OnUnknown | None,
-    typer.Option(
-        "--unknown", help="Submissions of unknown outcome: hold, or resubmit (may pay twice). [default: hold]"
-    ),
-]
-CheckOption = Annotated[
-    Check | None,
-    typer.Option(
-        "--check", help="Which pictures fail: blank ones and duplicates; near ones too; none. [default: standard]"
-    ),
-]
-Rerolls = Annotated[
-    int | None,
-    typer.Option("--rerolls", min=0, help="Buy a rejected picture again with another seed, so often. [default: 0]"),
-]
-ScorerOption = Annotated[
-    str | None,
-    typer.Option("--scorer", metavar="MODULE:FUNCTION", help="A function of yours that may reject a picture."),
-]
-Budget = Annotated[
-    float | None,
-    typer.Option("--budget", help="US dollars of execution that the batch may cost in all its runs; needs a price."),
-]
-UsdPerSecond = Annotated[float | None, typer.Option("--usd-per-second", help="Price of one worker.")]
-Gpu = Annotated[str | None, typer.Option("--gpu", help="GPU of the endpoint, to look its price up: 4090, L40S …")]
-Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Log more; twice for everything.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, and only errors are logged.")]
-LogFile = Annotated[Path | None, typer.Option("--log-file", help="Append the log to a file.")]
-LogJson = Annotated[bool, typer.Option("--log-json", help="Log lines as JSON objects.")]
-Metadata = Annotated[
-    MetadataLevel | None,
-    typer.Option("--metadata", help="What picture files say of how they were made. [default: full]"),
-]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")]
-RebuyChanged = Annotated[
-    bool, typer.Option("--rebuy-changed", help="Make images again whose style, workflow or values have changed.")
-]
 
 _REQUEST_FIELDS: Final = (
     "style", "width", "height", "steps", "seed", "images", "batch_size", "character_lora", "cine_strength", "guidance",
@@ -269,52 +81,52 @@ def batch(
             "or a batch file (.toml, .json)."
         ),
     ],
-    style: StyleAxis = None,
-    character: Character = None,
-    size: Size = None,
-    seeds: Seeds = None,
-    control: Control = False,
-    template: PromptTemplate = None,
-    wildcards: WildcardsOption = None,
-    wildcards_folder: WildcardsFolder = None,
-    width: Width = None,
-    height: Height = None,
-    steps: Steps = None,
-    seed: Seed = None,
-    images: Images = None,
-    batch_size: BatchSize = None,
-    character_lora: CharacterLora = None,
-    cine_strength: CineStrength = None,
-    guidance: Guidance = None,
-    model: Model = None,
-    sampler: Sampler = None,
-    scheduler: Scheduler = None,
-    raw_prompt: RawPrompt = False,
-    init_image: InitImage = None,
-    mask_image: MaskImage = None,
-    pose_image: PoseImage = None,
-    denoise: Denoise = None,
-    strength: Strength = None,
-    teacache: TeaCache = None,
-    resize_inputs: ResizeInputs = None,
-    reencode_inputs: ReencodeInputs = None,
-    workflow: WorkflowAxis = None,
-    model_url: ModelUrl = None,
-    object_info: ObjectInfo = None,
-    concurrency: Concurrency = None,
-    keep_order: KeepOrder = False,
-    endpoint: EndpointOption = None,
-    mode: Mode = None,
-    out: Out = None,
-    styles: Styles = None,
+    style: options.StyleAxis = None,
+    character: options.Character = None,
+    size: options.Size = None,
+    seeds: options.Seeds = None,
+    control: options.Control = False,
+    template: options.PromptTemplate = None,
+    wildcards: options.WildcardsOption = None,
+    wildcards_folder: options.WildcardsFolder = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    steps: options.Steps = None,
+    seed: options.Seed = None,
+    images: options.Images = None,
+    batch_size: options.BatchSize = None,
+    character_lora: options.CharacterLora = None,
+    cine_strength: options.CineStrength = None,
+    guidance: options.Guidance = None,
+    model: options.Model = None,
+    sampler: options.Sampler = None,
+    scheduler: options.Scheduler = None,
+    raw_prompt: options.RawPrompt = False,
+    init_image: options.InitImage = None,
+    mask_image: options.MaskImage = None,
+    pose_image: options.PoseImage = None,
+    denoise: options.Denoise = None,
+    strength: options.Strength = None,
+    teacache: options.TeaCache = None,
+    resize_inputs: options.ResizeInputs = None,
+    reencode_inputs: options.ReencodeInputs = None,
+    workflow: options.WorkflowAxis = None,
+    model_url: options.ModelUrl = None,
+    object_info: options.ObjectInfo = None,
+    concurrency: options.Concurrency = None,
+    keep_order: options.KeepOrder = False,
+    endpoint: options.EndpointOption = None,
+    mode: options.Mode = None,
+    out: options.Out = None,
+    styles: options.Styles = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the batch. [default: the file's name]")] = None,
     format: Annotated[
         str | None,
         typer.Option("--format", help="txt, csv, jsonl or parquet, whatever the file's name. [of -: txt]"),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Make a new set beside the one of that name.")] = False,
-    retry_failed: RetryFailed = False,
-    rebuy_changed: RebuyChanged = False,
+    retry_failed: options.RetryFailed = False,
+    rebuy_changed: options.RebuyChanged = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip and count rows that are wrong.")] = False,
     pilot: Annotated[
@@ -333,21 +145,21 @@ def batch(
             "--warm", min=1, max=200, help="Wake so many workers first with small jobs, and say what those cost."
         ),
     ] = None,
-    sandbox: Sandbox = False,
-    metadata: Metadata = None,
-    on_stop: Stop = None,
-    unknown: Unknown = None,
-    check: CheckOption = None,
-    rerolls: Rerolls = None,
-    scorer: ScorerOption = None,
-    budget: Budget = None,
-    usd_per_second: UsdPerSecond = None,
-    gpu: Gpu = None,
-    json: AsJson = False,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    log_file: LogFile = None,
-    log_json: LogJson = False,
+    sandbox: options.Sandbox = False,
+    metadata: options.Metadata = None,
+    on_stop: options.Stop = None,
+    unknown: options.Unknown = None,
+    check: options.CheckOption = None,
+    rerolls: options.Rerolls = None,
+    scorer: options.ScorerOption = None,
+    budget: options.Budget = None,
+    usd_per_second: options.UsdPerSecond = None,
+    gpu: options.Gpu = None,
+    json: options.AsJson = False,
+    verbose: options.Verbose = 0,
+    quiet: options.Quiet = False,
+    log_file: options.LogFile = None,
+    log_json: options.LogJson = False,
 ) -> None:
     """Make an image of every prompt in a file; run it again to continue it.
 
@@ -385,52 +197,52 @@ def plan(
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the image shows.")],
-    style: Style = None,
-    width: Width = None,
-    height: Height = None,
-    steps: Steps = None,
-    seed: Seed = None,
-    images: Images = None,
-    batch_size: BatchSize = None,
-    character_lora: CharacterLora = None,
-    cine_strength: CineStrength = None,
-    guidance: Guidance = None,
-    model: Model = None,
-    sampler: Sampler = None,
-    scheduler: Scheduler = None,
-    raw_prompt: RawPrompt = False,
-    init_image: InitImage = None,
-    mask_image: MaskImage = None,
-    pose_image: PoseImage = None,
-    denoise: Denoise = None,
-    strength: Strength = None,
-    teacache: TeaCache = None,
-    resize_inputs: ResizeInputs = None,
-    reencode_inputs: ReencodeInputs = None,
+    style: options.Style = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    steps: options.Steps = None,
+    seed: options.Seed = None,
+    images: options.Images = None,
+    batch_size: options.BatchSize = None,
+    character_lora: options.CharacterLora = None,
+    cine_strength: options.CineStrength = None,
+    guidance: options.Guidance = None,
+    model: options.Model = None,
+    sampler: options.Sampler = None,
+    scheduler: options.Scheduler = None,
+    raw_prompt: options.RawPrompt = False,
+    init_image: options.InitImage = None,
+    mask_image: options.MaskImage = None,
+    pose_image: options.PoseImage = None,
+    denoise: options.Denoise = None,
+    strength: options.Strength = None,
+    teacache: options.TeaCache = None,
+    resize_inputs: options.ResizeInputs = None,
+    reencode_inputs: options.ReencodeInputs = None,
     filename: Annotated[str | None, typer.Option("--filename", help="A file name of your own.")] = None,
-    workflow: WorkflowOption = None,
-    model_url: ModelUrl = None,
-    object_info: ObjectInfo = None,
-    endpoint: EndpointOption = None,
-    mode: Mode = None,
-    out: Out = None,
-    styles: Styles = None,
+    workflow: options.WorkflowOption = None,
+    model_url: options.ModelUrl = None,
+    object_info: options.ObjectInfo = None,
+    endpoint: options.EndpointOption = None,
+    mode: options.Mode = None,
+    out: options.Out = None,
+    styles: options.Styles = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the batch. [default: a new one]")] = None,
-    sandbox: Sandbox = False,
-    metadata: Metadata = None,
-    on_stop: Stop = None,
-    unknown: Unknown = None,
-    check: CheckOption = None,
-    rerolls: Rerolls = None,
-    scorer: ScorerOption = None,
-    budget: Budget = None,
-    usd_per_second: UsdPerSecond = None,
-    gpu: Gpu = None,
-    json: AsJson = False,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    log_file: LogFile = None,
-    log_json: LogJson = False,
+    sandbox: options.Sandbox = False,
+    metadata: options.Metadata = None,
+    on_stop: options.Stop = None,
+    unknown: options.Unknown = None,
+    check: options.CheckOption = None,
+    rerolls: options.Rerolls = None,
+    scorer: options.ScorerOption = None,
+    budget: options.Budget = None,
+    usd_per_second: options.UsdPerSecond = None,
+    gpu: options.Gpu = None,
+    json: options.AsJson = False,
+    verbose: options.Verbose = 0,
+    quiet: options.Quiet = False,
+    log_file: options.LogFile = None,
+    log_json: options.LogJson = False,
 ) -> None:
     """Make one image (or a few) of one prompt."""
     from asyncgen import commands  # noqa: PLC0415 - as above
@@ -443,33 +255,33 @@ def generate(
 @app.command()
 def retry(
     name: Annotated[str, typer.Argument(help="Name of a batch (see `asyncgen status`).")],
-    concurrency: Concurrency = None,
-    keep_order: KeepOrder = False,
-    endpoint: EndpointOption = None,
-    mode: Mode = None,
-    out: Out = None,
-    styles: Styles = None,
-    workflow: WorkflowOption = None,
-    model_url: ModelUrl = None,
-    object_info: ObjectInfo = None,
-    rebuy_changed: RebuyChanged = False,
-    resize_inputs: ResizeInputs = None,
-    reencode_inputs: ReencodeInputs = None,
-    sandbox: Sandbox = False,
-    metadata: Metadata = None,
-    on_stop: Stop = None,
-    unknown: Unknown = None,
-    check: CheckOption = None,
-    rerolls: Rerolls = None,
-    scorer: ScorerOption = None,
-    budget: Budget = None,
-    usd_per_second: UsdPerSecond = None,
-    gpu: Gpu = None,
-    json: AsJson = False,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    log_file: LogFile = None,
-    log_json: LogJson = False,
+    concurrency: options.Concurrency = None,
+    keep_order: options.KeepOrder = False,
+    endpoint: options.EndpointOption = None,
+    mode: options.Mode = None,
+    out: options.Out = None,
+    styles: options.Styles = None,
+    workflow: options.WorkflowOption = None,
+    model_url: options.ModelUrl = None,
+    object_info: options.ObjectInfo = None,
+    rebuy_changed: options.RebuyChanged = False,
+    resize_inputs: options.ResizeInputs = None,
+    reencode_inputs: options.ReencodeInputs = None,
+    sandbox: options.Sandbox = False,
+    metadata: options.Metadata = None,
+    on_stop: options.Stop = None,
+    unknown: options.Unknown = None,
+    check: options.CheckOption = None,
+    rerolls: options.Rerolls = None,
+    scorer: options.ScorerOption = None,
+    budget: options.Budget = None,
+    usd_per_second: options.UsdPerSecond = None,
+    gpu: options.Gpu = None,
+    json: options.AsJson = False,
+    verbose: options.Verbose = 0,
+    quiet: options.Quiet = False,
+    log_file: options.LogFile = None,
+    log_json: options.LogJson = False,
 ) -> None:
     """Try again what failed in a batch, and finish what is unfinished, from what the ledger knows.
 
@@ -483,9 +295,9 @@ def retry(
 
 @app.command()
 def status(
-    out: Out = None,
+    out: options.Out = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Show every batch: how many images are there, out, failed or held. Works beside a run."""
     from asyncgen import tables  # noqa: PLC0415 - as above
@@ -498,9 +310,9 @@ def why(
     name: Annotated[
         str, typer.Argument(metavar="ID", help="A request id (img_…), your own id, a job id, or a picture's path.")
     ],
-    out: Out = None,
+    out: options.Out = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Tell the whole story of an image: what was wanted, what happened, what was bought, what can be done.
 
@@ -513,12 +325,14 @@ def why(
 
 @app.command()
 def cost(
-    by: Annotated[CostBy, typer.Option("--by", help="One line for each run, style, LoRA or day (UTC).")] = CostBy.RUN,
+    by: Annotated[
+        options.CostBy, typer.Option("--by", help="One line for each run, style, LoRA or day (UTC).")
+    ] = options.CostBy.RUN,
     batch: Annotated[str | None, typer.Option("--batch", help="Of this batch alone.")] = None,
-    out: Out = None,
+    out: options.Out = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output, without a total.")] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Show what jobs have cost, failed and cancelled ones too, and what each image that is there has cost with all.
 
@@ -537,9 +351,9 @@ def queue_list(
     context: typer.Context,
     batch: Annotated[str | None, typer.Option("--batch", help="Of this batch alone.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=0, help="So many of the oldest jobs are listed.")] = 20,
-    out: Out = None,
+    out: options.Out = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Show what is out and what waits, by endpoint and lane, with ages and when results expire. Works beside a run."""
     from asyncgen import queue_commands  # noqa: PLC0415 - as above
@@ -556,7 +370,7 @@ OfSandbox = Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's out
 
 
 @queue_app.command("pause")
-def queue_pause(batch: QueueBatch = None, out: Out = None, sandbox: OfSandbox = False) -> None:
+def queue_pause(batch: QueueBatch = None, out: options.Out = None, sandbox: OfSandbox = False) -> None:
     """Have a run send nothing new. What is out is collected, and the run waits."""
     from asyncgen import queue_commands  # noqa: PLC0415 - as above
 
@@ -564,7 +378,7 @@ def queue_pause(batch: QueueBatch = None, out: Out = None, sandbox: OfSandbox = 
 
 
 @queue_app.command("continue")
-def queue_continue(batch: QueueBatch = None, out: Out = None, sandbox: OfSandbox = False) -> None:
+def queue_continue(batch: QueueBatch = None, out: options.Out = None, sandbox: OfSandbox = False) -> None:
     """Have a paused run go on."""
     from asyncgen import queue_commands  # noqa: PLC0415 - as above
 
@@ -581,9 +395,9 @@ def queue_cancel(
     workflow: Annotated[str | None, typer.Option("--workflow", help="What is made by this workflow.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything that is not there yet.")] = False,
     batch: QueueBatch = None,
-    endpoint: EndpointOption = None,
-    mode: Mode = None,
-    out: Out = None,
+    endpoint: options.EndpointOption = None,
+    mode: options.Mode = None,
+    out: options.Out = None,
     sandbox: OfSandbox = False,
 ) -> None:
     """Take images back: jobs that are out are cancelled, what was not sent is not sent, rows not read yet included.
@@ -607,12 +421,12 @@ def adopt(
         typer.Option("--fixed-seeds", help="Your prompt file names each image's seed: it is part of what was asked."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be taken, and as what.")] = False,
-    workflow: WorkflowOption = None,
-    mode: Mode = None,
-    styles: Styles = None,
-    out: Out = None,
+    workflow: options.WorkflowOption = None,
+    mode: options.Mode = None,
+    styles: options.Styles = None,
+    out: options.Out = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Into the sandbox's output root.")] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Take pictures that were made elsewhere into a batch, so that they are not made again. Buys nothing.
 
@@ -622,14 +436,14 @@ def adopt(
     from asyncgen import adopting  # noqa: PLC0415 - as above
 
     overrides = {"output_root": out, "styles": styles, "workflow": workflow, "mode": mode}
-    options = adopting.AdoptOptions(folder, name, _realm(sandbox), fixed_seeds, dry_run, json)
-    raise typer.Exit(adopting.run_adopt(overrides, options))
+    chosen = adopting.AdoptOptions(folder, name, _realm(sandbox), fixed_seeds, dry_run, json)
+    raise typer.Exit(adopting.run_adopt(overrides, chosen))
 
 
 @app.command()
 def show(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG, JPEG or WebP pictures.")],
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Show what pictures say of how they were made: by asyncgen, ComfyUI or A1111. Needs no ledger.
 
@@ -644,7 +458,7 @@ def show(
 def queue_urgent(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Your own ids, or request ids (img_…).")],
     batch: QueueBatch = None,
-    out: Out = None,
+    out: options.Out = None,
     sandbox: OfSandbox = False,
 ) -> None:
     """Have a run start these images before all others that it has not started.
@@ -668,17 +482,17 @@ def queue_add(
     priority: Annotated[
         int | None, typer.Option("--priority", help="Higher is started first, -1000 to 1000. [default: 0]")
     ] = None,
-    style: Style = None,
-    width: Width = None,
-    height: Height = None,
-    steps: Steps = None,
-    seed: Seed = None,
-    images: Images = None,
-    workflow: WorkflowOption = None,
-    styles: Styles = None,
-    endpoint: EndpointOption = None,
-    mode: Mode = None,
-    out: Out = None,
+    style: options.Style = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    steps: options.Steps = None,
+    seed: options.Seed = None,
+    images: options.Images = None,
+    workflow: options.WorkflowOption = None,
+    styles: options.Styles = None,
+    endpoint: options.EndpointOption = None,
+    mode: options.Mode = None,
+    out: options.Out = None,
     sandbox: OfSandbox = False,
 ) -> None:
     """Add images to a batch while it is run; without a run they are recorded, and `asyncgen retry BATCH` makes them.
@@ -691,16 +505,16 @@ def queue_add(
     said |= {"id": id, "priority": priority}
     fields = {name: value for name, value in said.items() if value is not None}
     where = {"output_root": out, "styles": styles, "workflow": workflow, "endpoint": endpoint, "mode": mode}
-    options = {"file": file, "format": format, "prompt": prompt}
-    raise typer.Exit(adding.add(where, batch, **options, fields=fields, sandbox=sandbox))
+    items = {"file": file, "format": format, "prompt": prompt}
+    raise typer.Exit(adding.add(where, batch, **items, fields=fields, sandbox=sandbox))
 
 
 @app.command()
 def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, and buy nothing.")] = False,
-    out: Out = None,
+    out: options.Out = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="The sandbox's output root.")] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Hash every picture, and compare folders, manifest and ledger. Exit code 1 when something is wrong.
 
@@ -715,7 +529,7 @@ def verify(
 
 
 @styles_app.callback()
-def styles_list(context: typer.Context, styles: Styles = None, json: AsJson = False) -> None:
+def styles_list(context: typer.Context, styles: options.Styles = None, json: options.AsJson = False) -> None:
     """List the styles of the registry."""
     from asyncgen import tables  # noqa: PLC0415 - as above
 
@@ -728,10 +542,10 @@ def styles_list(context: typer.Context, styles: Styles = None, json: AsJson = Fa
 def styles_show(
     context: typer.Context,
     style_id: Annotated[str, typer.Argument(metavar="ID", help="Style id.")],
-    styles: Styles = None,
-    out: Out = None,
+    styles: options.Styles = None,
+    out: options.Out = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="History of the sandbox's output root.")] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Show one style and what was generated in it."""
     from asyncgen import tables  # noqa: PLC0415 - as above
@@ -741,7 +555,7 @@ def styles_show(
 
 
 @workflows_app.callback()
-def workflows_list(context: typer.Context, json: AsJson = False) -> None:
+def workflows_list(context: typer.Context, json: options.AsJson = False) -> None:
     """List the workflows, shipped ones and your own, with what each needs on the worker."""
     from asyncgen import library_commands  # noqa: PLC0415 - as above
 
@@ -752,7 +566,7 @@ def workflows_list(context: typer.Context, json: AsJson = False) -> None:
 @workflows_app.command("show")
 def workflows_show(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A workflow's name, or its graph file.")],
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Show the parameters of a workflow: where each goes, and what stands in the graph."""
     from asyncgen import library_commands  # noqa: PLC0415 - as above
@@ -763,8 +577,8 @@ def workflows_show(
 @workflows_app.command("check")
 def workflows_check(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A workflow's name, or its graph file.")],
-    object_info: ObjectInfo = None,
-    json: AsJson = False,
+    object_info: options.ObjectInfo = None,
+    json: options.AsJson = False,
 ) -> None:
     """Tell everything that is wrong with a workflow's graph, also what ComfyUI lets through. Spends nothing."""
     from asyncgen import library_commands  # noqa: PLC0415 - as above
@@ -776,9 +590,9 @@ def workflows_check(
 def workflows_add(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A graph, exported from ComfyUI in API format.")],
     name: Annotated[str | None, typer.Option("--name", help="Its name. [default: the file's]")] = None,
-    object_info: ObjectInfo = None,
+    object_info: options.ObjectInfo = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the one of that name.")] = False,
-    json: AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Find out which inputs of your own graph take which parameter, and keep it as a workflow.
 
@@ -791,12 +605,12 @@ def workflows_add(
 
 @app.command()
 def check(
-    endpoint: EndpointOption = None,
-    mode: Mode = None,
-    out: Out = None,
-    styles: Styles = None,
-    workflow: WorkflowOption = None,
-    json: AsJson = False,
+    endpoint: options.EndpointOption = None,
+    mode: options.Mode = None,
+    out: options.Out = None,
+    styles: options.Styles = None,
+    workflow: options.WorkflowOption = None,
+    json: options.AsJson = False,
 ) -> None:
     """Show the effective settings, and what is missing or wrong with how to mend it. Spends nothing."""
     from asyncgen import tables  # noqa: PLC0415 - as above
