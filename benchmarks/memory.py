@@ -108,6 +108,7 @@ def _workload(server: Server, folder: Path, prompts: Path) -> Workload:
         folder=folder,
         concurrency=_NEW_PROMPTS,
         polling_interval_seconds=SHORT_POLLING_SECONDS,
+        picture_bytes=SMALL_PICTURE_BYTES,
         prompts_file=prompts,
     )
 

@@ -24,6 +24,8 @@ from typing import Any, Final
 import pybase64
 from PIL import Image
 
+from benchmarks.workload import picture_size
+
 _HEAD_END: Final = b"\r\n\r\n"
 _RECEIVE_BYTES: Final = 1 << 16
 _STACK_BYTES: Final = 1 << 18
@@ -38,8 +40,8 @@ _MORE: Final = getattr(socket, "MSG_MORE", 0)
 
 def noise_png(size_bytes: int) -> bytes:
     """A PNG of about so many bytes, as Pillow writes it, of noise: pictures do not compress much better."""
-    side = max(8, int((size_bytes / 3) ** 0.5) + 1)
-    image = Image.frombytes("RGB", (side, side), random.Random(0).randbytes(3 * side * side))
+    width, height = picture_size(size_bytes)
+    image = Image.frombytes("RGB", (width, height), random.Random(0).randbytes(3 * width * height))
     file = BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()

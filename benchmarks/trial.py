@@ -164,6 +164,7 @@ def _workload(server: Server, task: Task, folder: Path) -> Workload:
         folder=folder,
         concurrency=task.concurrency,
         polling_interval_seconds=task.polling_interval_seconds,
+        picture_bytes=task.picture_bytes,
         keeps_files=task.keeps_files,
     )
 

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+_GRID_PIXELS = 8  # sizes are multiples of it, as those of latents are
+
+
+def picture_size(size_bytes: int) -> tuple[int, int]:
+    """Width and height in pixels of a picture of noise that takes about so many bytes, and no fewer."""
+    pixels = size_bytes / 3
+    width = max(2, int(pixels**0.5) // _GRID_PIXELS) * _GRID_PIXELS
+    return width, max(2, math.ceil(pixels / width / _GRID_PIXELS)) * _GRID_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +22,7 @@ class Workload:
     """`jobs` pictures from an endpoint, `concurrency` of them out at once, into `folder` or nowhere.
 
     `base_url` is without the endpoint's id. `polling_interval_seconds` is for the sides that have no documented default
-    of their own. `prompts_file` has one prompt a line; None: made up.
+    of their own. `prompts_file` has one prompt a line; None: made up. The server's pictures take `picture_bytes`.
     """
 
     base_url: str
@@ -22,6 +32,7 @@ class Workload:
     folder: Path
     concurrency: int
     polling_interval_seconds: float
+    picture_bytes: int
     keeps_files: bool = True
     prompts_file: Path | None = None
 

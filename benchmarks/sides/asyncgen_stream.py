@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Final
 
 from asyncgen import stream_many
-from benchmarks.workload import Workload
+from benchmarks.workload import Workload, picture_size
 
 #: asyncgen keeps to the platform's rate limits by itself; here there are none, and its peers know of none.
 _NO_RATE_LIMIT: Final = 1_000_000
@@ -16,6 +16,7 @@ BATCH: Final = "benchmark"
 
 async def fetch(workload: Workload) -> None:
     """Its defaults but for the polling interval and the rate limits. Raises RuntimeError for an image not made."""
+    width, height = picture_size(workload.picture_bytes)
     results = stream_many(
         prompts_of(workload),
         batch=BATCH,
@@ -28,6 +29,8 @@ async def fetch(workload: Workload) -> None:
         run_rate=_NO_RATE_LIMIT,
         status_rate=_NO_RATE_LIMIT,
         save_to_style=workload.keeps_files,
+        width=width,
+        height=height,
     )
     made = 0
     async with aclosing(results):

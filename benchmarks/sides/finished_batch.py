@@ -16,7 +16,7 @@ from asyncgen.ledger import Ledger
 from asyncgen.protocol import Timing
 from asyncgen.records import Item, StoredPicture, Terms
 from benchmarks.sides.asyncgen_stream import BATCH, prompts_of
-from benchmarks.workload import Workload
+from benchmarks.workload import Workload, picture_size
 
 #: Each of them waits for the same commits.
 _AT_ONCE: Final = 2048
@@ -33,7 +33,8 @@ async def fetch(workload: Workload) -> None:
         ledger = generator.workspace.ledger
         batch = await ledger.open_batch(BATCH, generator.target.realm)
         run_id = await ledger.begin_run(batch)
-        chunks = Intake(generator.planner, {}).of_prompts(prompts_of(workload), generator.workspace.ports)
+        size = dict(zip(("width", "height"), picture_size(workload.picture_bytes), strict=True))
+        chunks = Intake(generator.planner, size).of_prompts(prompts_of(workload), generator.workspace.ports)
         claimed: list[Item] = []
         async for chunk in chunks:
             claimed += await ledger.claim(batch, run_id, [wanted.want for wanted in chunk])

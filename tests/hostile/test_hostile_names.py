@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from liar import Asked, Pieces, lying, whole
+from PIL import Image
 from support import ENDPOINT, KEY, SMALL, account, files, ledger_rows, run_cli, sandbox_in_a_thread, true_output
 
 from asyncgen import FailureCode, GenerationError, ImageGenerator, InputError, StylesRegistry
@@ -23,7 +26,13 @@ EVIL = (
     "a/../../../../escaped", "%2e%2e/escaped", "．．／escaped", "\u202e/gnp", "x" * 300 + "/../..", "nul", "-rf",
     "$(id)", "",
 )  # fmt: skip
-PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEklEQVR4nGM4IWdjI3eCAUIBAB/GBIm+r8zgAAAAAElFTkSuQmCC"
+
+
+def a_picture() -> str:
+    """One of the size that is asked for, as base64."""
+    file = BytesIO()
+    Image.linear_gradient("L").resize((SMALL["width"], SMALL["height"])).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def registry_of_evil(path: Path) -> Path:
@@ -131,7 +140,7 @@ def served(picture: dict[str, Any], **record: Any) -> Any:
 
 @pytest.mark.parametrize("name", EVIL)
 async def test_a_file_name_of_the_worker_decides_nothing(name: str, tmp_path: Path) -> None:
-    picture = {"filename": name, "subfolder": name, "type": "base64", "data": PICTURE, "name": name, "path": name}
+    picture = {"filename": name, "subfolder": name, "type": "base64", "data": a_picture(), "name": name, "path": name}
     root = tmp_path / "a" / "out"
     settings = {"api_key": KEY, "endpoint": ENDPOINT, "output_root": root, "polling_interval_seconds": 0.01}
     async with (
