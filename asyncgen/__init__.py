@@ -20,6 +20,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     run                       the composition root: wires everything below together
     steering                  what a command does to the runs that go on
     engine                    bounded fan-out: claims, starts, hands on, stops
+    tally                     what a run has come to so far
     job, slots                one image, from the wish for it to the file; how many jobs are out
     allowance                 what a run may still buy, and on which terms
     story                     one image's story, for `asyncgen why`

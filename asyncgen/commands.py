@@ -17,7 +17,6 @@ from asyncgen import display, logs
 from asyncgen.api import ImageGenerator
 from asyncgen.console import ask, can_ask, print_json, with_exit_code
 from asyncgen.display import Display, Moment
-from asyncgen.engine import Statistics
 from asyncgen.errors import AsyncgenError, InputError, LedgerError
 from asyncgen.exits import Exit, of_run
 from asyncgen.intake import IndexedWant, Intake, TakeKept
@@ -34,6 +33,7 @@ from asyncgen.scoring import load_scorer
 from asyncgen.settings import Settings, load_settings
 from asyncgen.source import Source, SourceOptions
 from asyncgen.streams import complain
+from asyncgen.tally import Statistics
 from asyncgen.waking import WarmUp, warm_up, warm_up_of
 from asyncgen.warming import JOB_SECONDS
 

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from asyncgen.engine import Statistics
 from asyncgen.errors import AsyncgenError
 from asyncgen.money import Use, dollars
 from asyncgen.records import SANDBOX, Batch
 from asyncgen.results import ImageResult
 from asyncgen.streams import Output, is_terminal, tell
+from asyncgen.tally import Statistics
 
 REFRESH_SECONDS: Final = 0.25
 _PLAIN_EVERY_SECONDS: Final = 10.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -32,12 +32,12 @@ from asyncgen.intake import IndexedWant
 from asyncgen.job import TAKEN_BACK, Job, Workbench
 from asyncgen.lanes import StoppedLane
 from asyncgen.lifecycle import FAILURES, State
-from asyncgen.money import Budget, Price, Spending
 from asyncgen.records import Batch, Item, Want
 from asyncgen.results import ImageResult, result_of
 from asyncgen.selection import Selection
 from asyncgen.slots import Slots, WorkerWatch
 from asyncgen.stopping import Stop, StoppedError
+from asyncgen.tally import Added, Statistics, Withdrawn
 
 log = logging.getLogger(__name__)
 
@@ -57,76 +57,6 @@ class Choices:
     concurrency: int | None
     retry_failed: bool = False
     rebuy_changed: bool = False
-
-
-@dataclass(slots=True)
-class Statistics:
-    """Counts of one run so far. `in_work` are jobs being worked on now; `spending` is what those that ended have cost.
-
-    `target` is how many jobs are to be out, None where that is a fixed number. `price` None: not known. `unknown_usd`
-    is what settling one held submission can cost at the most.
-
-    `added` of what is wanted came by command, and is in no input.
-
-    `wanted` = `kept` + `repeated` + `made` + `failed` + `held` + `cancelled` + `pending`, once the run has ended.
-    """
-
-    wanted: int = 0
-    new: int = 0
-    kept: int = 0
-    changed: int = 0
-    repeated: int = 0
-    reattached: int = 0
-    made: int = 0
-    failed: int = 0
-    held: int = 0
-    cancelled: int = 0
-    added: int = 0
-    in_work: int = 0
-    target: int | None = None
-    pictures: int = 0
-    input_ended: bool = False
-    paused: bool = False
-    spending: Spending = field(default_factory=Spending)
-    budget: Budget = field(default_factory=lambda: Budget(None))
-    price: Price | None = None
-    unknown_usd: float | None = None
-    stopped_lanes: tuple[StoppedLane, ...] = ()
-
-    @property
-    def waiting(self) -> int:
-        """Jobs in work that wait for the budget: for others to end and have cost less than they might."""
-        return self.budget.waiting
-
-    @property
-    def out(self) -> int:
-        """Jobs in work that are at the platform, or on their way to it or from it."""
-        return self.in_work - self.waiting
-
-    @property
-    def pending(self) -> int:
-        """Wanted, and neither there nor settled."""
-        return self.wanted - (self.kept + self.repeated + self.made + self.failed + self.held + self.cancelled)
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """What a withdrawal met: jobs that were out, and wanted images that were not sent."""
-
-    out: int
-    unsent: int
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What became of wants that were added: `added` are to be made, `there` are made, out, or failed before.
-
-    `is_taken` False: the run has come to its end, so that another one makes them.
-    """
-
-    added: int
-    there: int
-    is_taken: bool
 
 
 @dataclass(slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from asyncgen.engine import Statistics
 from asyncgen.errors import AsyncgenError, BudgetReachedError, FailureClass, InputError, RunPausedError
+from asyncgen.tally import Statistics
 
 
 class Exit(IntEnum):

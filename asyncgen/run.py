@@ -25,7 +25,7 @@ from asyncgen.allowance import Allowance
 from asyncgen.checks import CheckLevel
 from asyncgen.control import listening, socket_path
 from asyncgen.endpoint import Endpoint, Pace
-from asyncgen.engine import Added, Choices, Deliver, Engine, Withdrawn
+from asyncgen.engine import Choices, Deliver, Engine
 from asyncgen.errors import (
     AsyncgenError,
     Failure,
@@ -64,6 +64,7 @@ from asyncgen.sharing import Sharing
 from asyncgen.steering import Steering
 from asyncgen.store import Store, cannot_write
 from asyncgen.system import real_ports
+from asyncgen.tally import Added, Withdrawn
 from asyncgen.transport import AiohttpTransport, aiohttp_transport
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from asyncgen.control_messages import Command, Verb
-from asyncgen.engine import Added, Statistics, Withdrawn
 from asyncgen.errors import InputError
 from asyncgen.records import Batch
 from asyncgen.selection import Selection
+from asyncgen.tally import Added, Statistics, Withdrawn
 
 
 class Steered(Protocol):

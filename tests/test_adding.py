@@ -32,10 +32,10 @@ from support import (
 )
 from test_steering import tell
 
-from asyncgen.engine import Added
 from asyncgen.records import Want
 from asyncgen.request import parse_request
 from asyncgen.selection import Selection
+from asyncgen.tally import Added
 
 SIZE = ("--width=64", "--height=64")
 COMMAND = ("batch", "p.jsonl", "--out=out", *SIZE, "--concurrency=2", "--json")

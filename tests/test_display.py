@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from asyncgen.display import Moment, summary_lines
-from asyncgen.engine import Statistics
 from asyncgen.money import Price, Use
 from asyncgen.protocol import Timing
 from asyncgen.records import PLATFORM, Batch
+from asyncgen.tally import Statistics
 
 PRICE = Price(0.001, "a test")
 BATCH = Batch(1, "set", PLATFORM, is_new=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from asyncgen.engine import Statistics
 from asyncgen.errors import AsyncgenError
 from asyncgen.intake import IndexedWant
 from asyncgen.ledger import Ledger
@@ -21,6 +20,7 @@ from asyncgen.results import ImageResult
 from asyncgen.run import BatchRun, Target, Workspace, open_run
 from asyncgen.settings import Settings
 from asyncgen.store import Store
+from asyncgen.tally import Statistics
 
 from .alone import Alone
 from .choices import Key
