@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sqlite3
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 from PIL import Image
-from support import bought, fault, ledger_rows, open_sandbox, size_of, states, wired
+from support import LEDGER, bought, fault, ledger_rows, open_sandbox, size_of, states, wired
 
+from asyncgen import rows
 from asyncgen.checks import CheckLevel, next_seed, seed_after
 from asyncgen.errors import FailureCode, InputError
 from asyncgen.images import Picture
 from asyncgen.lifecycle import State
+from asyncgen.records import Look
 from asyncgen.request import ImageRequest, parse_request
 from asyncgen.sandbox import FaultRule
 from asyncgen.scoring import Score, load_scorer
@@ -119,6 +123,36 @@ async def test_near_ones_fail_where_that_is_asked_and_are_told_otherwise(
         await run(tmp_path, fault("same_image"), wanted=wanted, fields=fields, check=level)
     assert states(tmp_path).get("failed", 0) == failed
     assert ("looks like the picture of another seed" in caplog.text) == (level is CheckLevel.STANDARD or bool(failed))
+
+
+async def test_among_thousands_of_seeds_the_same_picture_is_always_found_and_the_newest_are_looked_at(
+    tmp_path: Path,
+) -> None:
+    """A ledger as such a batch leaves it: one picture is copied to as many seeds as there are rows."""
+    await run(tmp_path)
+    with closing(sqlite3.connect(tmp_path / LEDGER)) as ledger:
+        ledger.row_factory = sqlite3.Row
+        (item,), (image,) = ledger.execute("SELECT * FROM item").fetchall(), ledger.execute("SELECT * FROM image")
+        for number in range(2, 1500):
+            again = {
+                "state": "wanted",
+                "id": number,
+                "request_id": f"img_{number}",
+                "seed": str(number),
+                "occurrence": number,
+            }
+            _insert(ledger, "item", dict(item) | again)
+            looks = {"pixels_hash": number.to_bytes(16, "big"), "perceptual_hash": f"{number:016x}"}
+            _insert(ledger, "image", dict(image) | {"id": number, "item_id": number, "path": f"{number}.png"} | looks)
+        wanted = rows.item_of(ledger, item)
+        same = (Look((777).to_bytes(16, "big")),)
+        found = {sibling.image_id for sibling in rows.siblings(ledger, wanted, same, parse_request("a fox"))}
+    assert {777, *range(1436, 1500)} <= found
+    assert len(found) < 200
+
+
+def _insert(ledger: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    ledger.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
 
 
 async def test_a_picture_that_has_no_other_seed_near_it_is_never_decoded(tmp_path: Path) -> None:
