@@ -6,22 +6,28 @@ The sandbox runs in another process and keeps books of all it has accepted; they
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from support import (
     ENDPOINT,
+    LEDGER,
     Ran,
     Remote,
     account,
     fault,
+    files,
+    ledger_rows,
     prompts,
     run_cli,
     sandbox_process,
     started,
+    states,
     true_output,
     wait_until,
 )
@@ -37,7 +43,7 @@ class Batch:
         self.root = folder / "out"
         self._folder, self._environment = folder, account(sandbox)
         self._arguments = ("batch", "prompts.txt", "--out", "out", "--json", *options)
-        self._sandbox = sandbox
+        self._sandbox, self._count = sandbox, count
 
     def kill_at(self, accepted: int) -> None:
         """Start it, and kill it as soon as the sandbox has accepted so many jobs in all."""
@@ -47,6 +53,25 @@ class Batch:
             process.send_signal(signal.SIGKILL)
             process.wait()
         assert process.returncode == -signal.SIGKILL
+
+    def kill_holding_the_ledger(self) -> None:
+        """Start it, and once all is accepted let nothing be recorded any more until a rejected picture is in place."""
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with started(*self._arguments, cwd=self._folder, env=self._environment, **quiet) as process:
+            wait_until(lambda: self._sandbox.accepted() == self._count)
+            wait_until(lambda: states(self.root) == {"accepted": self._count})
+            with closing(sqlite3.connect(self.root / LEDGER, isolation_level=None)) as ledger:
+                ledger.execute("BEGIN IMMEDIATE")
+                wait_until(lambda: bool(self.rejected_files()))
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        assert process.returncode == -signal.SIGKILL
+
+    def rejected_files(self) -> list[str]:
+        return [path.relative_to(self.root).as_posix() for path in files(self.root / "rejected", "*.png")]
+
+    def rejected_records(self) -> list[str]:
+        return [path for (path,) in ledger_rows(self.root, "SELECT path FROM image WHERE state = 'rejected'")]
 
     def run(self, *options: str) -> Ran:
         """Run it to its end."""
@@ -113,3 +138,27 @@ def test_500_prompts_at_concurrency_64_end_with_500_pictures_and_a_true_manifest
     lines = true_output(batch.root)
     assert sorted(line["prompt"] for line in lines) == sorted(prompts(500))
     assert {(line["width"], line["height"], line["style_id"]) for line in lines} == {(256, 256, "1")}
+
+
+def test_kills_between_a_rejected_file_and_its_record_and_between_rerolls_buy_nothing_twice(tmp_path: Path) -> None:
+    """While somebody else holds the ledger's lock, files of rejected pictures land and cannot be recorded."""
+    with sandbox_process("--workers=16", "--speed=20", "--execution=fixed:10") as sandbox:
+        sandbox.add(fault("black_image", probability=0.5))
+        batch = Batch(tmp_path, sandbox, 16, "--width=64", "--height=64", "--concurrency=16", "--rerolls=2")
+        batch.kill_holding_the_ledger()
+        unrecorded = set(batch.rejected_files()) - set(batch.rejected_records())
+        assert unrecorded
+        assert sandbox.accepted() == 16
+        batch.kill_at(18)
+        ran = batch.run()
+        assert ran.code in {0, 1, 5}, ran
+        jobs = sandbox.books()
+    assert set(Counter((job["prompt"], job["seed"]) for job in jobs).values()) == {1}
+    assert max(Counter(job["prompt"] for job in jobs).values()) <= 3
+    recorded = ledger_rows(batch.root, "SELECT job_id, outcome FROM job WHERE job_id IS NOT NULL")
+    forgotten = {job["id"] for job in jobs} - {job_id for job_id, _ in recorded}
+    assert len(forgotten) <= ran.summary["held"]
+    assert sorted(batch.rejected_files()) == sorted(batch.rejected_records())
+    assert unrecorded <= set(batch.rejected_records())
+    assert len(batch.rejected_records()) == sum(outcome == "blank_image" for _, outcome in recorded)
+    assert len(true_output(batch.root)) == sum(outcome == "completed" for _, outcome in recorded)
