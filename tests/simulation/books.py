@@ -6,6 +6,7 @@ and seconds of the machine's monotonic clock (`World.now`) for requests, because
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 RETENTION_SECONDS = 1800.0
@@ -127,6 +128,6 @@ class Books:
     def hit(self, name: str) -> None:
         self.hits[name] = self.hits.get(name, 0) + 1
 
-    def of_subject(self, subject: Subject) -> list[Job]:
-        """Everything that was ever bought for one wanted image, in order."""
-        return [job for job in self.jobs.values() if job.subject == subject]
+    def of_subjects(self, subjects: Collection[Subject]) -> list[Job]:
+        """Everything that was ever bought for one wanted image, whatever its seed was then, in order."""
+        return [job for job in self.jobs.values() if job.subject in subjects]

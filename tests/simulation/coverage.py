@@ -9,6 +9,7 @@ from asyncgen.lifecycle import MOVES
 from .books import FATES
 from .network import REQUEST_FAULTS, STORMS
 from .points import CRASH_POINTS
+from .records import REJECTED
 
 #: With fewer seeds than this a rare accident may be missing.
 ENOUGH_SEEDS = 2000
@@ -30,6 +31,8 @@ _REQUIRED = (
     *(f"{operation}: {fault}" for operation, faults in REQUEST_FAULTS.items() for fault in faults),
     *(f"storm: {fault}" for fault in STORMS),
     *(f"disk: {name} fails" for name in ("write", "create", "append", "link", "fsync", "fsync_directory", "commit")),
+    *(f"rejected: {what}" for what in (*REJECTED, "wanted", "failed")),
+    "crash: between a rejected file and its record",
     "disk: somebody else's file",
     "disk: the manifest was edited",
     "clock: the machine slept",

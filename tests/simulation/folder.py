@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .broken import hold
 from .plans import USD_PER_SECOND
-from .platform import picture
-from .records import Record, Records, StoredFile
+from .records import REJECTED, Record, Records, StoredFile
 from .watch import ROOT
 
 if TYPE_CHECKING:
     from .world import World
 
 MANIFEST = "manifest.jsonl"
+REJECTED_FOLDER = "rejected/"
 _ROUNDING_USD = 1e-6
 
 
@@ -29,17 +29,36 @@ def look_at(world: World, records: Records) -> None:
 
 
 def _look_at_pictures(world: World, record: Record) -> None:
-    current = [file for file in record.files if file.state != "superseded"]
+    current = [file for file in record.files if file.state not in ("superseded", "rejected")]
     wanted = 2 if record.subject[0] in world.doubles else 1
     hold(len(current) == (wanted if record.state == "stored" else 0), f"{len(current)} pictures of {record}")
     hold(all(file.state == "stored" for file in current), f"a picture still being stored: {record}")
     for file in record.files:
-        right = picture(*record.subject, file.number)
-        hold(file.sha256 == hashlib.sha256(right).hexdigest(), f"the wrong hash for {file.path}: {record}")
+        subjects = {record.subject} if file.state == "stored" else record.subjects
+        right = {world.platform.picture(subject, file.number) for subject in subjects}
+        hashes = {hashlib.sha256(data).hexdigest() for data in right}
+        hold(file.sha256 in hashes, f"the wrong hash for {file.path}: {record}")
         if file.path is not None:
             found = world.disk.names.get(str(ROOT / file.path))
             hold(found is not None, f"{file.path} is not there: {record}")
-            hold(found is not None and bytes(found.live) == right, f"{file.path} is not its picture: {record}")
+            is_right = found is not None and hashlib.sha256(bytes(found.live)).hexdigest() == file.sha256
+            hold(is_right, f"{file.path} is not its picture: {record}")
+    _look_at_rejected(world, record)
+
+
+def _look_at_rejected(world: World, record: Record) -> None:
+    """Each job whose picture does not count has left it, in a folder of its own; and no other job has."""
+    made = [
+        hashlib.sha256(world.platform.picture((record.subject[0], job.seed), number)).hexdigest()
+        for job in record.jobs
+        if job.is_rejected
+        for number in range(world.books.jobs[job.job_id].pictures)
+    ]
+    kept = [file for file in record.files if file.state == "rejected"]
+    hold(sorted(file.sha256 for file in kept) == sorted(made), f"{len(made)} rejected, {len(kept)} kept: {record}")
+    is_filed = record.subject[0] not in world.in_memory
+    in_folder = all((file.path or "").startswith(REJECTED_FOLDER) == is_filed for file in kept)
+    hold(in_folder, f"a rejected picture is not where it belongs: {record}")
 
 
 def _look_at_manifest(world: World, records: Records) -> None:
@@ -57,6 +76,8 @@ def _look_at_manifest(world: World, records: Records) -> None:
 
 def _look_at_purchase(line: dict[str, Any], record: Record) -> None:
     """A line says which job made the picture, and what all jobs of it have cost; nothing where one never said."""
+    if all((move.source, move.target) != ("unknown", "wanted") for move in record.moves):
+        hold(line["rerolls"] == record.rerolls, f"the manifest says {line['rerolls']} rerolls: {record}")
     last, times = record.jobs[-1], [job.execution_ms for job in record.jobs]
     told = [each for each in times if each is not None]
     is_known = len(told) == len(times) and all(move.target != "unknown" for move in record.moves)
@@ -72,10 +93,20 @@ def _look_for_strays(world: World, records: Records) -> None:
     """Every file belongs to a record (also of a picture that was made again since), or to somebody else."""
     known = {str(ROOT / file.path) for record in records.items for file in record.files if file.path is not None}
     stray = world.disk.names.keys() - known - {str(ROOT / MANIFEST)} - world.foreign.keys()
+    stray -= _never_recorded(world, records, stray)
     hold(not stray, f"files that belong to nothing: {sorted(stray)}")
     for name, content in world.foreign.items():
         found = world.disk.names.get(name)
         hold(found is not None and bytes(found.live) == content, f"somebody else's file {name} was touched")
+
+
+def _never_recorded(world: World, records: Records, stray: Collection[str]) -> set[str]:
+    """Rejected pictures of jobs that the platform had forgotten when a new process came to record what they made."""
+    lost = [job for record in records.items for job in record.jobs if job.outcome not in ("completed", *REJECTED)]
+    jobs = [world.books.jobs[job.job_id] for job in lost]
+    made = {world.platform.picture(job.subject, number) for job in jobs for number in range(job.pictures)}
+    aside = (name for name in stray if name.startswith(str(ROOT / REJECTED_FOLDER)))
+    return {name for name in aside if bytes(world.disk.names[name].live) in made}
 
 
 def _stored_files(records: Records) -> Iterable[tuple[Record, StoredFile]]:

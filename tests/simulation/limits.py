@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -13,11 +13,15 @@ from asyncgen.lanes import LaneKind
 from .books import FATES, Asked, Execution, Job
 from .broken import hold
 from .plans import MANY, USD_PER_SECOND
+from .records import Records
 from .requests import FREE_RATE
 
 if TYPE_CHECKING:
     from .lives import Life
     from .world import World
+
+#: The code of each job whose picture does not count, by its id.
+Rejected = Mapping[str, str]
 
 _ROUNDING_USD = 0.01
 _STOPS_IN_A_WORKFLOW = 3
@@ -25,15 +29,16 @@ _SHORTEST_TIMEOUT_MS = 60_000  # however short the jobs were that a budget has l
 _SETTLING_SECONDS = 60.0  # an end that was told earlier may be noted later
 
 
-def look_at(world: World, lives: Sequence[Life]) -> None:
+def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
     """Raises `BrokenError`."""
+    rejected = {job.job_id: str(job.outcome) for record in records.items for job in record.jobs if job.is_rejected}
     _look_at_budget(world, lives)
     _look_at_lifetimes(world)
     _look_at_policies(world, lives)
     for life in lives:
         if life.options.lane_faults < MANY:
-            _look_at_lanes(world, life)
-            _look_at_stopped_lanes(world, life)
+            _look_at_lanes(world, life, rejected)
+            _look_at_stopped_lanes(world, life, rejected)
 
 
 def _look_at_budget(world: World, lives: Sequence[Life]) -> None:
@@ -116,7 +121,7 @@ def _look_at_lifetimes(world: World) -> None:
         )
 
 
-def _look_at_lanes(world: World, life: Life) -> None:
+def _look_at_lanes(world: World, life: Life, rejected: Rejected) -> None:
     """After two equal faults in a row nothing more of their LoRA set is bought; without one, of their workflow."""
     asked = [each for each in world.books.asked if each.life == life.number]
     if any(each.outcome == "gone" for each in asked) or life.options.pace.run_rate < FREE_RATE:
@@ -125,16 +130,16 @@ def _look_at_lanes(world: World, life: Life) -> None:
     for each in asked:
         lanes[world.lora_sets.get(_prompt_of(each))].append(each)
     for same in lanes.values():
-        ends = _ends(same)
+        ends = _ends(same, rejected)
         for before, end in pairwise(ends):
             is_settled = all(other.code == end.code for other in ends if 0 <= end.at - other.at <= _SETTLING_SECONDS)
             if end.code is not None and before.code == end.code and is_settled:
                 _hold_nothing_bought(world, life, same, end)
     if world.lora_sets and not any(each.operation in ("run", "retry") and each.outcome == "unknown" for each in asked):
-        _look_at_workflow(world, life, asked)
+        _look_at_workflow(world, life, asked, rejected)
 
 
-def _look_at_workflow(world: World, life: Life, asked: Sequence[Asked]) -> None:
+def _look_at_workflow(world: World, life: Life, asked: Sequence[Asked], rejected: Rejected) -> None:
     """One job at a time: two LoRA sets with the same fault in a row stop all, and so does the third set that stops.
 
     A set that stops takes its faults with it; a good picture in between makes all begin anew.
@@ -143,7 +148,7 @@ def _look_at_workflow(world: World, life: Life, asked: Sequence[Asked]) -> None:
     row: _End | None = None
     stops: dict[str, str] = {}
     counted: list[str] = []
-    ends = _ends(asked)
+    ends = _ends(asked, rejected)
     for end in ends:
         lane = world.lora_sets[end.prompt]
         if lane in stops:
@@ -173,10 +178,10 @@ def _hold_nothing_bought(world: World, life: Life, asked: Sequence[Asked], end: 
     hold(not late, f"{end.code} came once too often in life {life.number}, and {late} were bought all the same")
 
 
-def _look_at_stopped_lanes(world: World, life: Life) -> None:
+def _look_at_stopped_lanes(world: World, life: Life, rejected: Rejected) -> None:
     """What a lane is stopped for was met so often in that life."""
     asked = [each for each in world.books.asked if each.life == life.number]
-    met = Counter(end.code for end in _ends(asked))
+    met = Counter(end.code for end in _ends(asked, rejected))
     met.update(_met_again(asked))
     met["lost"] = len({each.subject for each in asked if each.outcome == "gone"})
     met["unreachable"] = sum(each.outcome == "unknown" and each.operation == "run" for each in asked)
@@ -205,14 +210,22 @@ class _End:
     prompt: str
 
 
-def _ends(asked: Sequence[Asked]) -> list[_End]:
+def _ends(asked: Sequence[Asked], rejected: Rejected) -> list[_End]:
     """Those that were told, in order."""
     ends: dict[int, _End] = {}
     for each in asked:
         if each.operation == "status" and each.outcome == "ended" and each.execution and each.answered_at is not None:
-            code = None if each.execution.fate == "done" else FATES[each.execution.fate].code
-            ends[id(each.execution)] = _End(each.answered_at, code, _prompt_of(each))
+            code, at = FATES[each.execution.fate].code, each.answered_at
+            if each.execution.fate == "done" and each.job is not None:
+                code, at = rejected.get(each.job.job_id), _downloaded_at(each.job, asked, at)
+            ends[id(each.execution)] = _End(at, code, _prompt_of(each))
     return sorted(ends.values(), key=lambda end: end.at)
+
+
+def _downloaded_at(job: Job, asked: Sequence[Asked], told_at: float) -> float:
+    """When the job's pictures were there to be looked at: with their links they are not."""
+    downloads = (each for each in asked if each.job is job and each.operation == "download")
+    return max((each.answered_at or told_at for each in downloads), default=told_at)
 
 
 def _prompt_of(asked: Asked) -> str:

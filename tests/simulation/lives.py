@@ -121,6 +121,7 @@ class Lives:
         if world.lora_sets:
             world.platform.break_out()
         world.doubles = frozenset(wish.prompt for wish in wishes if wish.kind == "two pictures")
+        world.in_memory = frozenset(wish.prompt for wish in wishes if wish.kind == "in memory")
         world.unsendable = frozenset(wish.prompt for wish in wishes if wish.kind in ("oversize", "edited workflow"))
 
     def live(self) -> None:
@@ -273,6 +274,7 @@ def _settings(options: Options) -> Settings:
     return Settings.model_construct(
         path_template="images/generated_{hex8}",
         max_attempts=options.max_attempts,
+        rerolls=options.rerolls,
         unknown="resubmit" if options.resubmit else "hold",
         on_stop="cancel" if options.cancel_on_stop else "collect",
         metadata="none",  # files are compared with what the platform has made

@@ -325,6 +325,52 @@ MUTANTS = (
         "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item BEGIN",
         "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item WHEN NEW.state <> 'unknown' BEGIN",
     ),
+    Mutant(
+        "seed of a reroll not recorded", "a picture that its record does not describe", "ledger.py",
+        "also=also, seed=str(next_seed), rerolls=rerolls)", "also=also, rerolls=rerolls)",
+    ),
+    Mutant(
+        "rerolled with the same seed", "the same rejected picture is paid for again", "checks.py",
+        '    digest = hashlib.blake2b(f"{seed}:{reroll}".encode(), digest_size=8).digest()\n',
+        "    return seed\n",
+    ),
+    Mutant(
+        "rerolls not limited", "pictures that nobody wants are bought without end", "job.py",
+        "        rolls_again = item.rerolls < self._bench.policy.rerolls", "        rolls_again = True",
+    ),
+    Mutant(
+        "rerolls not counted", "pictures that nobody wants are bought without end", "ledger.py",
+        "        rerolls, detail = item.rerolls + 1,", "        rerolls, detail = item.rerolls,",
+    ),
+    Mutant(
+        "rerolls taken for the platform's faults", "an image is given up that was to be tried again", "job.py",
+        "        return self.item.attempts - self.item.rerolls\n", "        return self.item.attempts\n",
+    ),
+    Mutant(
+        "rejected picture written after its record", "a crash loses a picture that was paid for", "job.py",
+        "                kept = await self._bench.store.keep_rejected(pictures, self._rejected_names(len(pictures)), taken)\n",
+        "                names = self._rejected_names(len(pictures))\n"
+        "                kept = await self._bench.store.prepare(pictures, names, self._hex8)\n"
+        "                record = self._ledger.record_picture_rejected\n"
+        "                async def record_first(*args):\n"
+        "                    await record(*args)\n"
+        "                    await self._bench.store.keep_rejected(pictures, names, taken)\n"
+        "                self._ledger.record_picture_rejected = record_first\n",
+    ),
+    Mutant(
+        "rejected picture not kept", "what was paid for is gone", "store.py",
+        "        work = [(name, picture) for picture, name in zip(pictures, names, strict=True) if name]\n",
+        "        work, names = [], [None] * len(names)\n",
+    ),
+    Mutant(
+        "cost of a rejected picture forgotten", "more is spent than is told", "ledger.py",
+        '            rows.end_job(item, failure, timing, connection, at)\n            rows.insert_pictures(connection, item.id, pictures, "rejected")\n',
+        '            rows.end_job(item, failure, Timing(), connection, at)\n            rows.insert_pictures(connection, item.id, pictures, "rejected")\n',
+    ),
+    Mutant(
+        "two seeds stored with one picture", "the same picture counts twice", "ledger.py",
+        "await self._move(item, State.STORING, also=also, unless=unlike) or []", "await self._move(item, State.STORING, also=also) or []",
+    ),
 )  # fmt: skip
 
 

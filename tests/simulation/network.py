@@ -17,7 +17,7 @@ from asyncgen.ports import HttpReply, HttpRequest, InterruptedReplyError, NotSen
 
 from .books import Asked, Job, Subject
 from .choices import Choices
-from .platform import Reply, picture
+from .platform import Platform, Reply
 
 if TYPE_CHECKING:
     from .loop import VirtualLoop
@@ -203,7 +203,7 @@ class Network:
             case "garbled reply" if reply.status == 200:
                 return _spoilt(asked, reply.status, reply.body[: pick(len(reply.body), "garbled at")])
             case "damaged result" if reply.job is not None and (asked.operation == "download" or reply.whole_result):
-                return _damaged(reply, reply.job)
+                return _damaged(reply, reply.job, self._world.platform)
         return reply
 
     def _note(self, request: HttpRequest) -> Asked:
@@ -280,11 +280,11 @@ def _spoilt(asked: Asked, status: int, body: bytes) -> Reply:
     return Reply(status, body, _doubt(asked))
 
 
-def _damaged(reply: Reply, job: Job) -> Reply:
+def _damaged(reply: Reply, job: Job, platform: Platform) -> Reply:
     """A result of which a bit was turned on the way: JSON still, if it was, and no picture any more."""
     if job.damaged_replies >= _MAX_DAMAGED_REPLIES:
         return reply
-    whole = picture(*job.subject, 0)
+    whole = platform.picture(job.subject)
     damaged = whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
     body = reply.body.replace(whole, damaged).replace(b64encode(whole), b64encode(damaged))
     if body == reply.body:

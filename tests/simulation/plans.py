@@ -62,6 +62,7 @@ class Options:
     endpoint: str
     concurrency: int | None
     max_attempts: int
+    rerolls: int
     pace: Pace
     chunk: int = 32
     slow_input_seconds: float = 0.0
@@ -97,6 +98,7 @@ class Plan:
         if self.wishes[0].kind == "oversize":
             self.lives = 0  # its 10 MiB make every step slow
         self._max_attempts = (3, 2, 1, 4)[pick(4, "max attempts")]
+        self._rerolls = pick(3, "rerolls")
         self._rate = 0 if self.has_lora_sets else pick.of((0, 0, 2, 8), "small rates")
         self._ttl = pick.of((86_400.0, 60.0), "ttl")
         self._timeout = pick.of((600.0, 60.0, 25.0, 600.0), "execution timeout")
@@ -136,6 +138,7 @@ class Plan:
             endpoint=pick.of(ENDPOINTS, "endpoint") if pick.chance(30, "moved") else ENDPOINTS[0],
             concurrency=1 if self.has_lora_sets else None if pick.chance(20, "auto") else 1 + pick(4, "concurrency"),
             max_attempts=self._max_attempts,
+            rerolls=self._rerolls,
             pace=self._pace(),
             chunk=1 + pick(4, "chunk"),
             slow_input_seconds=pick.of((0.0, 0.0, 3.0, 40.0), "slow input"),

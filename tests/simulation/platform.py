@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from .books import FATES, Books, Execution, Job
+from .books import FATES, Books, Execution, Job, Subject
 from .choices import Choices
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
@@ -43,9 +43,13 @@ class Reply:
 SIDE = 16
 
 
+#: What the model makes of some seeds: nothing at all, or one and the same picture of its prompt for all of them.
+SPOILT = ("blank", "stuck")
+
+
 @lru_cache(maxsize=256)
-def picture(prompt: str, seed: int, number: int = 0) -> bytes:
-    """The one right picture of a prompt, a seed and a place in the batch: a whole PNG that shows all three."""
+def _painted(prompt: str, seed: int, number: int, look: str) -> bytes:
+    """A whole PNG; all but a spoilt one show prompt, seed and place in the batch."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -53,7 +57,8 @@ def picture(prompt: str, seed: int, number: int = 0) -> bytes:
     header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
     about = f"{seed} {number} {prompt}".encode()
     text = b"about\0" + about
-    noise = hashlib.shake_128(about).digest(SIDE * SIDE)
+    shown = about if look == "plain" else f"{number} {prompt}".encode()
+    noise = bytes(SIDE * SIDE) if look == "blank" else hashlib.shake_128(shown).digest(SIDE * SIDE)
     pixels = zlib.compress(b"".join(b"\0" + noise[row : row + SIDE] for row in range(0, len(noise), SIDE)), 1)
     return _PNG_MAGIC + chunk(b"IHDR", header) + chunk(b"tEXt", text) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
@@ -67,8 +72,27 @@ class Platform:
         self.holds_status_calls = pick.chance(50, "holds status calls")
         self._curses: dict[str, tuple[str, ...]] = {}
         self._plague: str | None = None
+        self._spoilt_percent = pick.of((15.0, 50.0), "spoilt pictures") if pick.chance(35, "spoils pictures") else 0.0
+        self._looks: dict[Subject, str] = {}
+        self._spoils: dict[str, str] = {}
         if pick.chance(15, "plague"):
             self.break_out()
+
+    def look(self, subject: Subject) -> str:
+        """What the model makes of a prompt and a seed, each time: plain, or one of `SPOILT`."""
+        if not self._spoilt_percent:
+            return "plain"
+        prompt = subject[0]
+        if prompt not in self._spoils:
+            self._spoils[prompt] = self._pick.of(SPOILT, "spoilt how", prompt)
+        if subject not in self._looks:
+            is_spoilt = self._pick.chance(self._spoilt_percent, "spoilt", *subject)
+            self._looks[subject] = self._spoils[prompt] if is_spoilt else "plain"
+        return self._looks[subject]
+
+    def picture(self, subject: Subject, number: int = 0) -> bytes:
+        """The one right picture of a prompt, a seed and a place in the batch."""
+        return _painted(*subject, number, self.look(subject))
 
     def break_out(self) -> None:
         """From now on, until the world is calm, all jobs meet the same fault."""
@@ -84,7 +108,7 @@ class Platform:
         if job is None or job.endpoint != endpoint:
             return _json(404, {"error": "job not found"}, "never was")
         if operation == "download":
-            return Reply(200, _files(job, job.executions[-1].fate)[int(rest[1])], "ended", job)
+            return Reply(200, self._files(job, job.executions[-1].fate)[int(rest[1])], "ended", job)
         if job.is_gone(time) or time < job.hidden_until:
             return _json(404, {"error": "job not found"}, "gone" if job.is_gone(time) else "hidden", job)
         answers = {"status": self._status_now, "cancel": self._cancel, "retry": self._retry}
@@ -125,7 +149,7 @@ class Platform:
         if self._hands_over_links:
             links = (f"{FILES_URL}/{job.endpoint}/download/{job.job_id}/{number}" for number in range(job.pictures))
             return {"images": [{"filename": "a.png", "type": "s3_url", "data": link} for link in links]}
-        texts = (base64.b64encode(data).decode() for data in _files(job, fate))
+        texts = (base64.b64encode(data).decode() for data in self._files(job, fate))
         return {"images": [{"filename": "a.png", "type": "base64", "data": text} for text in texts]}
 
     def _accept(self, endpoint: str, body: bytes, time: float) -> Reply:
@@ -221,15 +245,14 @@ class Platform:
             return "IN_QUEUE"
         return "IN_PROGRESS" if time < run.ends_at else FATES[run.fate].word
 
-
-def _files(job: Job, fate: str) -> list[bytes]:
-    """What the worker has made."""
-    pictures = [picture(*job.subject, number) for number in range(job.pictures)]
-    if fate == "damaged":
-        pictures[-1] = pictures[-1][: len(pictures[-1]) // 2]
-    if fate == "not a picture":
-        pictures[0] = b"GIF89a, and nothing that we take"
-    return pictures
+    def _files(self, job: Job, fate: str) -> list[bytes]:
+        """What the worker has made."""
+        pictures = [self.picture(job.subject, number) for number in range(job.pictures)]
+        if fate == "damaged":
+            pictures[-1] = pictures[-1][: len(pictures[-1]) // 2]
+        if fate == "not a picture":
+            pictures[0] = b"GIF89a, and nothing that we take"
+        return pictures
 
 
 def _json(status: int, value: dict[str, Any], outcome: str, job: Job | None = None) -> Reply:

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from .world import World
 
 _DOWNLOAD_TRIES = 8
+_CODES_OF_LOOKS = {"blank": "blank_image", "stuck": "duplicate_image"}
 FINAL = ("stored", "failed", "given_up", "lost", "unknown", "cancelled")
 _FAILURES = ("failed", "given_up", "lost")
 
 
 def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
     """Raises `BrokenError`."""
-    subjects = [record.subject for record in records.items]
+    subjects = [subject for record in records.items for subject in record.subjects]
     hold(len(subjects) == len(set(subjects)), f"one image is recorded twice: {subjects}")
     for asked in world.books.asked:
         hold(asked.operation != "run" or asked.subject in subjects, f"sent and not recorded: {asked.subject}")
@@ -33,19 +34,34 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
         hold(record.state in FINAL, f"it ended as {record.state}: {record}")
         _look_at_counts(world, record)
         _Walk(world, record, lives).walk()
+    _look_at_likeness(world, records)
 
 
 def _look_at_counts(world: World, record: Record) -> None:
     """The bound that the owner is promised, whatever the reasons: invariant 2."""
-    jobs = world.books.of_subject(record.subject)
+    jobs = world.books.of_subjects(record.subjects)
     runs = [run for job in jobs for run in job.executions]
     failed = sum(FATES[run.fate].fault_of == "infrastructure" for run in runs)
     lost = sum(job.is_gone(world.time) and job.job_id in _ids(record, "lost") for job in jobs)
     unknown = sum(move.target == "unknown" for move in record.moves)
     owner = sum(move.target == "wanted" and move.source in (*_FAILURES, "stored", "cancelled") for move in record.moves)
-    hold(len(runs) <= 1 + failed + lost + unknown + owner, f"bought {len(runs)} times: {record}")
+    rerolled = sum(move.is_reroll for move in record.moves)
+    hold(len(runs) <= 1 + failed + lost + unknown + owner + rerolled, f"bought {len(runs)} times: {record}")
     forgotten = [job.job_id for job in jobs if job.job_id not in _ids(record)]
     hold(len(forgotten) <= unknown, f"paid jobs {forgotten} are forgotten: {record}")
+
+
+def _look_at_likeness(world: World, records: Records) -> None:
+    """Of one prompt no two seeds count with the same picture, and none is rejected that was not there before it."""
+    for record in records.items:
+        others = [other for other in records.items if other is not record and other.subject[0] == record.subject[0]]
+        if record.state == "stored" and world.platform.look(record.subject) == "stuck":
+            same = [o for o in others if o.state == "stored" and world.platform.look(o.subject) == "stuck"]
+            hold(not same, f"the same picture counts twice: {record}, {same and same[0]}")
+        if any(job.outcome == "duplicate_image" for job in record.jobs):
+            stored = [o for o in others if any(move.target == "storing" for move in o.moves)]
+            is_like = any(world.platform.look(subject) == "stuck" for other in stored for subject in other.subjects)
+            hold(is_like, f"a duplicate of nothing: {record}")
 
 
 def _ids(record: Record, outcome: str | None = None) -> list[str]:
@@ -63,7 +79,8 @@ class _Walk:
         self._jobs: Iterator[Bought] = iter(record.jobs)
         self._job: Bought | None = None
         self._codes: list[str] = []
-        self._bought = 0
+        self._bought = self._rerolled = 0
+        self._seeds: list[int] = []
         self._was_found_dead = False
         self._runs: dict[str, int] = {}
         self._unconfirmed: list[int] = []
@@ -115,11 +132,18 @@ class _Walk:
 
     def _buy(self, move: Move) -> None:
         self._bought += 1
-        allowed = self._lives[move.life].options.max_attempts
+        options = self._lives[move.life].options
+        allowed = options.max_attempts + self._rerolled
+        self._hold(self._rerolled <= options.rerolls, f"rolled again {self._rerolled} times")
         self._hold(self._bought <= allowed, f"bought {self._bought} times, {allowed} allowed")
 
+    @property
+    def _tries(self) -> int:
+        """Purchases, but for those that another seed asked for."""
+        return self._bought - self._rerolled
+
     def _begin_anew(self) -> None:
-        self._bought, self._codes = 0, []
+        self._bought, self._rerolled, self._codes, self._seeds = 0, 0, [], []
 
     def _accept(self, before: Move, move: Move) -> None:
         """The next purchase that the ledger knows is the next execution of its job in the books.
@@ -130,7 +154,9 @@ class _Walk:
         self._hold(self._job is not None, "accepted without a job")
         assert self._job is not None
         job = self._world.books.jobs.get(self._job.job_id)
-        self._hold(job is not None and job.subject == self._record.subject, f"a job that was never: {self._job}")
+        subject = self._record.subject[0], self._job.seed
+        self._hold(job is not None and job.subject == subject, f"a job that was never: {self._job}")
+        self._look_at_seed(self._job.seed)
         assert job is not None
         number = self._runs.get(job.job_id, -1) + 1
         if not self._job.is_confirmed:
@@ -138,6 +164,13 @@ class _Walk:
             number = min(number, len(job.executions) - 1)
         self._hold(number < len(job.executions), f"{job.job_id} never ran again")
         self._runs[job.job_id], self._run = number, job.executions[number]
+
+    def _look_at_seed(self, seed: int) -> None:
+        """Each reroll has a seed of its own, and nothing else changes it."""
+        if len(self._seeds) <= self._rerolled:
+            self._hold(seed not in self._seeds, f"rolled again with the seed {seed}, once more")
+            self._seeds.append(seed)
+        self._hold(self._seeds[-1] == seed, f"a job with the seed {seed}, not {self._seeds[-1]}")
 
     def _look_at_unconfirmed(self, before: Move, move: Move) -> None:
         self._unconfirmed.append(move.life)
@@ -195,6 +228,7 @@ class _Walk:
         match move.target:
             case "storing":
                 self._hold(run.fate == "done" and any(each.whole_result for each in told), "stored what never came")
+                self._hold(self._world.platform.look(job.subject) != "blank", "a blank picture is stored")
             case "cancelled":
                 self._hold(job.cancelled_at is not None, "said to be cancelled")
                 self._hold(self._job.execution_ms is None, "cancelled, and with the time of another run")
@@ -213,6 +247,9 @@ class _Walk:
             self._look_at_loss(job, told, is_last=False)
             return
         self._hold(any(each.outcome in ("ended", "damaged") for each in told), "its end was never told")
+        if self._job.is_rejected:
+            self._look_at_rejection(move, job)
+            return
         if self._run.fate == "done":
             self._look_at_downloads(move, job)
             return
@@ -220,7 +257,7 @@ class _Walk:
             self._hold(move.target == "failed", f"the image's own fault ({self._run.fate}) led to {move.target}")
         else:
             self._hold(fate.fault_of == "infrastructure", f"{self._run.fate} led to {move.target}")
-            may = fate.code not in self._codes and self._bought < self._lives[move.life].options.max_attempts
+            may = fate.code not in self._codes and self._tries < self._lives[move.life].options.max_attempts
             self._hold(is_bought_again == may, f"{self._run.fate} led to {move.target}")
             self._hold(
                 (move.target == "failed") == (fate.code in self._codes), f"{self._run.fate} led to {move.target}"
@@ -229,6 +266,16 @@ class _Walk:
         self._look_at_outcome(fate.code, self._run.milliseconds)
         if move is self._record.moves[-1]:
             self._hold(self._record.code == fate.code, f"{fate.code} is reported as {self._record.code}")
+
+    def _look_at_rejection(self, move: Move, job: Job) -> None:
+        """A picture that does not count is paid for, and bought with another seed as often as its owner allows."""
+        assert self._run is not None
+        code = _CODES_OF_LOOKS.get(self._world.platform.look(job.subject), "completed")
+        self._hold(self._run.fate == "done", f"{self._run.fate}: a picture that was not made is rejected")
+        self._look_at_outcome(code, self._run.milliseconds)
+        may = self._rerolled < self._lives[move.life].options.rerolls
+        self._hold(move.target == ("wanted" if may else "failed"), f"a rejected picture led to {move.target}")
+        self._rerolled += move.is_reroll
 
     def _look_at_downloads(self, move: Move, job: Job) -> None:
         """A good picture may be given up only where its own site, which is not the platform's, has kept failing."""
@@ -248,7 +295,7 @@ class _Walk:
         has_said = any(each.outcome == "damaged" or each.execution is self._run for each in told)
         said = self._job.execution_ms if self._job else None
         self._hold(said is None or has_said, f"{job.job_id} was lost, and {said} ms are recorded")
-        may_be_bought = "lost" not in self._codes and self._bought < self._lives[-1].options.max_attempts
+        may_be_bought = "lost" not in self._codes and self._tries < self._lives[-1].options.max_attempts
         self._hold(is_last != may_be_bought, "a lost job was bought again, or given up, once too often")
         self._codes.append("lost")
 
@@ -259,5 +306,5 @@ class _Walk:
 def _buys(asked: Asked, record: Record) -> bool:
     """Whether a request is about buying this image."""
     if asked.operation == "retry":
-        return asked.job is not None and asked.job.subject == record.subject
-    return asked.operation == "run" and asked.subject == record.subject
+        return asked.job is not None and asked.job.subject in record.subjects
+    return asked.operation == "run" and asked.subject in record.subjects

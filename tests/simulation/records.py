@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +13,14 @@ from .books import Subject
 if TYPE_CHECKING:
     from .lives import Life
     from .world import World
+
+#: How a job ends whose picture is whole, and does not count.
+REJECTED = ("blank_image", "duplicate_image")
+
+_JOBS = """
+    SELECT job_id, endpoint, outcome, execution_ms, accepted_at IS NOT NULL, seed FROM job
+    WHERE item_id = ? AND job_id IS NOT NULL ORDER BY id
+"""
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,12 @@ class Move:
     life: int
     detail: str | None = None
     was_found: bool = False  # by a new process, in what the one before had left
+    rejects: bool = False  # the picture that its job made
+
+    @property
+    def is_reroll(self) -> bool:
+        """Whether another seed is wanted now."""
+        return self.rejects and self.target == "wanted"
 
     @property
     def is_loss(self) -> bool:
@@ -43,6 +57,12 @@ class Bought:
     outcome: str | None
     execution_ms: int | None
     is_confirmed: bool
+    seed: int
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether it made a picture that does not count."""
+        return self.outcome in REJECTED
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,30 @@ class Record:
     moves: tuple[Move, ...]
     jobs: tuple[Bought, ...]
     files: tuple[StoredFile, ...]
+
+    @property
+    def subjects(self) -> frozenset[Subject]:
+        """The image with each seed that it was wanted with: a reroll takes another."""
+        return frozenset({self.subject, *((self.subject[0], job.seed) for job in self.jobs)})
+
+    @property
+    def rerolls(self) -> int:
+        """How many other seeds were taken since its owner last wanted it made."""
+        count = 0
+        for move in self.moves:
+            was_settled = move.target == "wanted" and move.source not in ("accepted", "submitting")
+            count = 0 if was_settled else count + move.is_reroll
+        return count
+
+    def subject_after(self, life: int) -> Subject:
+        """With the seed that it had when that life was over: that of its first rejected job since then, or today's."""
+        rejected = [job for job in self.jobs if job.is_rejected]
+        rolled = [(move, job) for move, job in zip(self._rejections, rejected, strict=True) if move.is_reroll]
+        return self.subject[0], next((job.seed for move, job in rolled if move.life > life), self.subject[1])
+
+    @property
+    def _rejections(self) -> list[Move]:
+        return [move for move in self.moves if move.rejects]
 
     def state_after(self, life: int) -> str | None:
         """Its state when that life was over; None: it was not wanted yet."""
@@ -127,20 +171,15 @@ def _record(
         (target, next(life.number for life in lives if event_id <= life.last_event), detail)
         for event_id, target, detail in events
     ]
+    jobs = tuple(Bought(*row[:-1], int(row[-1])) for row in rows(_JOBS))
     return Record(
         request_id=request_id,
         subject=(prompt, int(seed)),
         state=state,
         code=code,
         kind=kind,
-        moves=tuple(_move(before, *step) for before, step in zip([None, *steps], steps, strict=False)),
-        jobs=tuple(
-            Bought(*row)
-            for row in rows(
-                "SELECT job_id, endpoint, outcome, execution_ms, accepted_at IS NOT NULL FROM job "
-                "WHERE item_id = ? AND job_id IS NOT NULL ORDER BY id"
-            )
-        ),
+        moves=tuple(_moves(steps, jobs)),
+        jobs=jobs,
         files=tuple(
             StoredFile(*row)
             for row in rows("SELECT number, path, sha256, state FROM image WHERE item_id = ? ORDER BY id")
@@ -148,7 +187,12 @@ def _record(
     )
 
 
-def _move(before: tuple[str, int, str | None] | None, target: str, life: int, detail: str | None) -> Move:
-    if before is None:
-        return Move("", target, life, detail)
-    return Move(before[0], target, life, detail, was_found=target == "unknown" and before[1] < life)
+def _moves(steps: Sequence[tuple[str, int, str | None]], jobs: Sequence[Bought]) -> Iterator[Move]:
+    source, last_life, accepted = "", 0, 0
+    for target, life, detail in steps:
+        accepted += (source, target) == ("submitting", "accepted")
+        is_end = source == "accepted" and target in ("wanted", "failed")
+        rejects = is_end and jobs[accepted - 1].is_rejected
+        was_found = target == "unknown" and last_life < life
+        yield Move(source, target, life, detail, was_found, rejects)
+        source, last_life = target, life

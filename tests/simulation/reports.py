@@ -10,7 +10,6 @@ from asyncgen.money import Use
 
 from .broken import hold
 from .plans import indexed
-from .platform import picture
 from .records import Move, Record, Records
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
                 _look_at_cancelled(world, records, life)
         if life.ending == "ended":
             _look_at_counts(life, records)
-            _look_at_results(life, records)
+            _look_at_results(world, life, records)
             _look_at_found(life, records)
     _look_at_paths(records, lives[-1])
 
@@ -110,7 +109,7 @@ def _look_at_cancelled(world: World, records: Records, life: Life) -> None:
         if any(move.target == "cancelled" for move in _moves(record, life)):
             seconds += sum(
                 max(0.0, min(job.executions[-1].ends_at, job.cancelled_at) - job.executions[-1].starts_at)
-                for job in world.books.of_subject(record.subject)
+                for job in world.books.of_subjects(record.subjects)
                 if job.cancelled_at is not None and life.began_true <= job.cancelled_at <= life.ended_true
             )
     tally = life.statistics.spending.tallies[Use.CANCELLED]
@@ -173,7 +172,7 @@ def _was_out(record: Record, life: Life) -> bool:
     return any(move.source in ("accepted", "storing") for move in _moves(record, life))
 
 
-def _look_at_results(life: Life, records: Records) -> None:
+def _look_at_results(world: World, life: Life, records: Records) -> None:
     """Each row of the input is answered once, with what became of it."""
     by_id = {record.request_id: record for record in records.items}
     rows = indexed(life.options.given)
@@ -181,12 +180,13 @@ def _look_at_results(life: Life, records: Records) -> None:
     for result in life.results:
         record = by_id[result.request_id]
         hold(record.subject[0] == rows[result.index].want.spec.prompt_sent, f"row {result.index} was told of {record}")
-        hold(result.seed == record.subject[1], f"row {result.index} was told of seed {result.seed}: {record}")
+        subject = record.subject_after(life.number)
+        hold(result.seed == subject[1], f"row {result.index} was told of seed {result.seed}: {record}")
         status = _STATUS[str(record.state_after(life.number))]
         allowed = (status, "delivered") if result.kept or result.repeats else (status,)
         hold(result.status in allowed, f"life {life.number} said {result.status} of {record}")
         for number, delivered in enumerate(result.delivered):
-            hold(delivered.data == picture(*record.subject, number), f"delivered something else: {record}")
+            hold(delivered.data == world.platform.picture(subject, number), f"delivered something else: {record}")
 
 
 def _look_at_found(life: Life, records: Records) -> None:

@@ -39,8 +39,11 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
             _look_at_rate(world, life, f"{operation} at {endpoint}", group)
             _look_at_pauses(world, f"{operation} at {endpoint}", group)
         _look_at_repetition(life, asked)
-        states = {record.subject: record.found_by(life.number) for record in records.items}
-        found = {subject for subject, state in states.items() if state in ("accepted", "storing")}
+        found = {
+            record.subject_after(life.number - 1)
+            for record in records.items
+            if record.found_by(life.number) in ("accepted", "storing")
+        }
         _look_at_jobs_out(life, asked, found)
         _look_at_fetches(world, records, asked)
         _look_at_cancels(world, life, asked)

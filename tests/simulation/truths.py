@@ -35,7 +35,12 @@ def look_at(world: World, plan: Plan, lives: Sequence[Life]) -> None:
     folder.look_at(world, records)
     runs.look_at(world, plan, records, lives)
     reports.look_at(world, records, lives)
-    limits.look_at(world, lives)
+    limits.look_at(world, records, lives)
     for record in records.items:
         for move in record.moves[1:]:
             world.books.hit(f"move: {move.source} -> {move.target}")
+            if move.rejects:
+                world.books.hit(f"rejected: {move.target}")
+        for job in record.jobs:
+            if job.is_rejected:
+                world.books.hit(f"rejected: {job.outcome}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from asyncgen.ports import HttpRequest
 
 from .books import Asked, Subject
-from .platform import FILES_URL, MAX_BODY_BYTES, picture
+from .platform import FILES_URL, MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from .world import World
@@ -32,6 +32,13 @@ _STORED = """
     SELECT item.seed, json_extract(item.spec, '$.prompt_sent'), image.number, image.path, image.sha256
     FROM event JOIN item ON item.id = event.item_id JOIN image ON image.item_id = item.id
     WHERE event.id > ? AND event.state = 'stored' AND item.state = 'stored' AND image.state = 'stored'
+"""
+_REJECTED = """
+    SELECT image.path, image.sha256, item.state, item.seed, job.seed
+    FROM event JOIN item ON item.id = event.item_id JOIN image ON image.item_id = item.id
+    JOIN job ON job.id = (SELECT max(id) FROM job WHERE item_id = item.id)
+    WHERE event.id > ? AND event.source = 'accepted' AND image.state = 'rejected'
+    AND job.outcome IN ('blank_image', 'duplicate_image')
 """
 _ON_THE_WAY = """
     SELECT item_id, state, (SELECT json_group_array(path) FROM image WHERE image.item_id = event.item_id
@@ -87,15 +94,25 @@ class Watch:
     def committed(self) -> None:
         """The ledger has become durable in a new form."""
         self._look_at_taken_back()
+        self._look_at_rejected()
         rows = self._world.ledger.rows(_STORED, self._last_event)
         self._last_event = self._world.ledger.rows("SELECT coalesce(max(id), 0) FROM event")[0][0]
         for seed, prompt, number, path, sha256 in rows:
-            right = picture(prompt, int(seed), number)
+            right = self._world.platform.picture((prompt, int(seed)), number)
             if path is not None and self._world.disk.surviving(ROOT / path) != right:
                 self._world.accuse(f"{path} is recorded as stored, and would not survive a power cut")
             if hashlib.sha256(right).hexdigest() != sha256:
                 self._world.accuse(f"{path} is recorded with the hash of something else")
         self._look_at_manifest()
+
+    def _look_at_rejected(self) -> None:
+        """A picture that does not count has a file that survives, and where it is rolled again the seed is another."""
+        for path, sha256, state, seed, rejected_seed in self._world.ledger.rows(_REJECTED, self._last_event):
+            kept = self._world.disk.surviving(ROOT / path) if path is not None else None
+            if path is not None and (kept is None or hashlib.sha256(kept).hexdigest() != sha256):
+                self._world.accuse(f"{path} is recorded as rejected, and would not survive a power cut")
+            if state == "wanted" and seed == rejected_seed:
+                self._world.accuse(f"{path} is rejected, and wanted with the same seed {seed} again")
 
     def _look_at_taken_back(self) -> None:
         """Of pictures that are to be fetched again no file may come back after a power cut."""

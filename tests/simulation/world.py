@@ -33,6 +33,7 @@ EPOCH_SECONDS = 1_780_000_000.0
 _NEVER = float("inf")
 _DISK_LATENCY = 0.2  # of the latency unit; the network's is 5
 _FOREIGN = b"this is not yours"
+_KEPT_ASIDE = "SELECT path FROM image WHERE state = 'rejected' AND path IS NOT NULL"
 _DISK_FAULTS = {
     "write": ENOSPC,
     "create": ENOSPC,
@@ -85,6 +86,7 @@ class World:
     wrongs: list[str] = field(default_factory=list)  # truths that were seen broken while it ran
     foreign: dict[str, bytes] = field(default_factory=dict)  # files that are not the engine's
     doubles: frozenset[str] = frozenset()  # prompts whose jobs make two pictures
+    in_memory: frozenset[str] = frozenset()  # prompts whose pictures get no files
     unsendable: frozenset[str] = frozenset()  # prompts of which no job can be made
     lora_sets: Mapping[str, str] = field(default_factory=dict)  # of each prompt that has one
 
@@ -185,6 +187,9 @@ class World:
         if crashed:
             self.books.hit("crash: power cut" if power_cut else "crash: kill")
             self.log("CRASH", "power cut" if power_cut else "kill")
+            aside = {name for name in self.disk.names if "/rejected/" in name and not name.endswith(".part")}
+            if aside and aside - {str(ROOT / path) for (path,) in self.ledger.rows(_KEPT_ASIDE)} - self.foreign.keys():
+                self.books.hit("crash: between a rejected file and its record")
             self.ledger.after_crash(self.pick, power_cut=power_cut)
         self.disk = self.disk.after(self.pick, power_cut=power_cut, step=self._disk_step)
         self.incarnation += 1
