@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .books import Asked, Job, Subject
+from .books import Asked, Job
 from .broken import hold
-from .records import Records
+from .records import Record, Records
 
 if TYPE_CHECKING:
     from .lives import Life
@@ -39,11 +39,7 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
             _look_at_rate(world, life, f"{operation} at {endpoint}", group)
             _look_at_pauses(world, f"{operation} at {endpoint}", group)
         _look_at_repetition(life, asked)
-        found = {
-            record.subject_after(life.number - 1)
-            for record in records.items
-            if record.found_by(life.number) in ("accepted", "storing")
-        }
+        found = [record for record in records.items if record.found_by(life.number) in ("accepted", "storing")]
         _look_at_jobs_out(life, asked, found)
         _look_at_fetches(world, records, asked)
         _look_at_cancels(world, life, asked)
@@ -131,7 +127,7 @@ def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
             hold(pause >= floor - _ROUNDING, f"{operation} of {subject} again after {pause:.3f} s, not {floor:.3f} s")
 
 
-def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: set[Subject]) -> None:
+def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: Sequence[Record]) -> None:
     """From its `/run` to the last word on it a job takes one of the places; jobs found out at the start may be more."""
     spans: dict[object, tuple[float, float]] = {}
     names: dict[str, object] = {}
@@ -149,7 +145,8 @@ def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: set[Subject]) -
         return
     most = _most_at_once(spans.values())
     allowed = max(life.options.concurrency, len(found))
-    new = [span for key, span in spans.items() if isinstance(key, tuple) and key[0] not in found]
+    again = {subject for record in found for subject in record.subjects}
+    new = [span for key, span in spans.items() if isinstance(key, tuple) and key[0] not in again]
     bought = _most_at_once(new)
     hold(bought <= life.options.concurrency, f"{bought} jobs of life {life.number} out, of {life.options.concurrency}")
     hold(most <= allowed, f"{most} jobs out in life {life.number}, {allowed} allowed, {len(found)} found")
