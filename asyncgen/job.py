@@ -482,6 +482,7 @@ class Job:
                 failure = _item_failure(FailureCode.CANCELLED, "the job was cancelled at the platform")
                 await self._end_with(State.CANCELLED, failure)
             case Missing():
+                await self._bench.store.forget_half_kept(self._rejected_names(self.want.spec.batch_size))
                 await self._bought_again_or(State.LOST, Failed(self._lost()))
             case Failed(failure) if failure.kind is FailureClass.INFRASTRUCTURE:
                 await self._bought_again_or(State.GIVEN_UP, ending)

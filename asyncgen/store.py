@@ -22,6 +22,7 @@ from asyncgen.records import StoredPicture
 Prepared = tuple[StoredPicture, ...]
 T = TypeVar("T")
 
+_SUFFIXES: Final = (".png", ".jpg", ".webp")  # see `Picture.suffix`
 _PART_BYTES: Final = 1 << 20
 _CURES: Final = {
     errno.ENOSPC: "the disk is full: free some space and start the run again",
@@ -75,6 +76,12 @@ class Store:
             _record(number, picture, next(paths) if name else None)
             for number, (picture, name) in enumerate(zip(pictures, names, strict=True))
         )
+
+    async def forget_half_kept(self, names: Sequence[str | None]) -> None:
+        """Remove what a process that died while it kept rejected pictures left half written: their job is gone."""
+        paths = [temporary_path(self.root / f"{name}{suffix}") for name in names if name for suffix in _SUFFIXES]
+        if paths:
+            await self._guarded(_remove, self._ports.disk, paths)
 
     def release(self, prepared: Prepared) -> None:
         """Forget the reservations: the files exist now, or never will."""
@@ -151,6 +158,10 @@ def _take_back(disk: Disk, paths: Sequence[Path]) -> None:
     for path in paths:
         disk.unlink(path)
         disk.fsync_directory(path.parent)
+
+
+def _remove(disk: Disk, paths: Sequence[Path]) -> None:
+    _take_back(disk, [path for path in paths if disk.exists(path)])
 
 
 def _write_one(disk: Disk, path: Path, pieces: Sequence[Piece]) -> bool:

@@ -311,6 +311,27 @@ async def test_a_kill_between_the_file_and_its_record_buys_nothing_and_leaves_on
     assert rejected(tmp_path) == [left]
 
 
+async def test_what_a_kill_left_half_written_goes_with_a_job_that_the_platform_has_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies while it keeps a rejected picture, and the result expires before the next one comes."""
+    async with open_sandbox(fault("black_image", nth=[1])) as sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr("asyncgen.store._write_one", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(BaseException, match=r".*"):
+                async with wired(sandbox, tmp_path, rerolls=1) as parts:
+                    job = await parts.job(seed=7)
+                    await job.settle()
+        half = tmp_path / f"{job._rejected_names(1)[0]}.png"
+        half = half.with_name(f".{half.name}.part")
+        half.parent.mkdir(parents=True)
+        half.write_bytes(b"half a picture")
+        sandbox.faults.add((fault("not_found", operation="status"),))
+        async with wired(sandbox, tmp_path, rerolls=1) as parts:
+            (result,) = await parts.run([{"prompt": "a fox", "seed": 7}])
+    assert (result.failure.code, rejected(tmp_path)) == (FailureCode.LOST, [])
+
+
 async def test_many_in_a_row_stop_their_style(tmp_path: Path) -> None:
     async with open_sandbox(fault("black_image")) as sandbox:
         from support import allowing

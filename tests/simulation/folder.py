@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .broken import hold
 from .plans import USD_PER_SECOND
-from .records import REJECTED, Record, Records, StoredFile
+from .platform import SPOILT
+from .records import Record, Records, StoredFile
 from .watch import ROOT
 
 if TYPE_CHECKING:
@@ -101,9 +102,12 @@ def _look_for_strays(world: World, records: Records) -> None:
 
 
 def _never_recorded(world: World, records: Records, stray: Collection[str]) -> set[str]:
-    """Rejected pictures of jobs that the platform had forgotten when a new process came to record what they made."""
-    lost = [job for record in records.items for job in record.jobs if job.outcome not in ("completed", *REJECTED)]
-    jobs = [world.books.jobs[job.job_id] for job in lost]
+    """Rejected pictures of a process that died before it could record them, whose jobs ended otherwise in the end.
+
+    The platform had forgotten a job when the next one came; or what its picture was like did not come to count itself.
+    """
+    jobs = [world.books.jobs[job.job_id] for record in records.items for job in record.jobs if not job.is_rejected]
+    jobs = [job for job in jobs if world.platform.look(job.subject) in SPOILT]
     made = {world.platform.picture(job.subject, number) for job in jobs for number in range(job.pictures)}
     aside = (name for name in stray if name.startswith(str(ROOT / REJECTED_FOLDER)))
     return {name for name in aside if bytes(world.disk.names[name].live) in made}
