@@ -321,7 +321,7 @@ MUTANTS = (
         "    if cannot_be_retried and not isinstance(_not_answered(reply), Rejected):\n        return Missing()\n", "",
     ),
     Mutant(
-        "a move without its event", "the story of an image has a hole", "../resources/sql/0002_moves_and_money.sql",
+        "a move without its event", "the story of an image has a hole", "../resources/sql/0004_checks.sql",
         "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item BEGIN",
         "CREATE TRIGGER item_moved AFTER UPDATE OF state ON item WHEN NEW.state <> 'unknown' BEGIN",
     ),

@@ -26,7 +26,9 @@ def crash(which: Crash) -> Outcome:
 
 
 def _fixed(plan: int) -> dict[Key, int]:
-    """Up to three rows, one life before the calm one, and in every other plan some faults of requests and jobs."""
+    """Up to three rows, one life before the calm one, in every other plan some faults of requests and jobs, and in
+    every fourth pictures that are rejected.
+    """
     return {
         ("jobs", 0): plan % 3,
         ("LoRA sets", 0): 0,
@@ -34,6 +36,7 @@ def _fixed(plan: int) -> dict[Key, int]:
         ("lives", 0): 1,
         ("fault percent", 0): 2 * (plan % 2),
         ("latency", 0): plan % 3,
+        ("spoils pictures", 0): 9_999 if plan % 4 == 3 else 0,
         ("chaos", 0): 0,
         ("fewer rows", 0): 0,
         ("stops", 0): 0,
