@@ -111,10 +111,7 @@ class _Finder:
         class_type = self.graph[node]["class_type"]
         schema = self.schemas.get(class_type)
         if schema is None:
-            raise WorkflowError(
-                f"{self._called(node)} is of a class that is not known: give the schemas of your own server with "
-                "--object-info http://HOST:8188/object_info"
-            )
+            raise WorkflowError(f"{self._called(node)}: {self.schemas.why_unknown(class_type)}")
         return schema
 
     def _called(self, node: str) -> str:

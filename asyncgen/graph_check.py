@@ -106,14 +106,7 @@ class _Check:
         return Problem(message, node, called(self.graph, node), name)
 
     def _unknown_class(self, node: str) -> Problem:
-        hint = nearest(self.graph[node]["class_type"], self.schemas.classes)
-        if self.schemas.is_own:
-            message = f"the server has no such node class{hint}: install its custom node, or correct the name"
-        else:
-            message = (
-                f"the class is not among those that asyncgen knows{hint}: have it checked against your own server's "
-                "with --object-info http://HOST:8188/object_info"
-            )
+        message = self.schemas.why_unknown(self.graph[node]["class_type"])
         return Problem(message, node, called(self.graph, node), None, not self.schemas.is_own)
 
     def _fault(self, node: str, declared: InputSchema, value: Any) -> str | None:

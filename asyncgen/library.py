@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,11 @@ from asyncgen.graph import check_shape
 from asyncgen.graph_check import Problem, problems
 from asyncgen.lora_nodes import LoraStack
 from asyncgen.node_schema import NodeSchemas, parse_object_info, shipped_schemas
-from asyncgen.template import BINDINGS_SUFFIX, FOLDER, SCHEMAS_SUFFIX, Template
+from asyncgen.template import ALIASES, BINDINGS_SUFFIX, FOLDER, SCHEMAS_SUFFIX, Template
 
 _TIMEOUT_SECONDS: Final = 30.0
 _MOST_BYTES: Final = 64 * 1024 * 1024
+_NAME: Final = re.compile(r"\w[\w .-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,12 @@ def faults(template: Template, schemas: NodeSchemas | None = None) -> list[Probl
     return problems(template.graph, schemas or schemas_of(template), template.sent_pictures)
 
 
+def faults_found(graph: Any, findings: Findings, schemas: NodeSchemas) -> list[Problem]:
+    """What is wrong with a graph that is to be added, the pictures that its bindings send apart."""
+    places = (place for bound in findings.bindings.get("images", {}).values() for place in bound)
+    return problems(graph, schemas, [(place["node"], place["input"]) for place in places])
+
+
 def find(graph_file: Path, schemas: NodeSchemas) -> tuple[Any, Findings]:
     """The graph of a file and its bindings. Raises `WorkflowError` naming the file, for what cannot be bound."""
     try:
@@ -117,18 +125,20 @@ def add(
 ) -> list[Path]:
     """Write a workflow into the user's folder; returns its files. `object_info` None: only the shipped schemas.
 
-    Raises `WorkflowError` where one of that name is there, unless it is to be replaced.
+    Raises `WorkflowError` for a name that is none, and where one of that name is there, unless it is to be replaced: a
+    shipped one is stood in for, and stays as it is.
     """
+    _check_name(name)
     folder = user_folder / FOLDER
     contents = {f"{name}.json": graph, f"{name}{BINDINGS_SUFFIX}": bindings}
     if object_info is not None:
         used = {body["class_type"] for body in graph.values()}
         contents[f"{name}{SCHEMAS_SUFFIX}"] = {key: value for key, value in object_info.items() if key in used}
     paths = [folder / file for file in contents]
-    if not replace and any(path.exists() for path in paths):
+    if not replace and (_is_shipped(name) or any(path.exists() for path in paths)):
+        whose = "asyncgen ships a workflow" if _is_shipped(name) else "there is a workflow"
         raise WorkflowError(
-            f"there is a workflow of the name {name!r} already: choose another with --name, or --replace it",
-            where=str(folder),
+            f"{whose} of the name {name!r} already: choose another with --name, or --replace it", where=str(folder)
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +153,21 @@ def add(
     return paths
 
 
+def _check_name(name: str) -> None:
+    """A file in the user's folder is called so, and `--workflow` must find it by that."""
+    if name in ALIASES:
+        raise WorkflowError(f"{name!r} already means {ALIASES[name]}: choose another with --name", field="--name")
+    if not _NAME.fullmatch(name) or name.endswith(".json"):
+        raise WorkflowError(
+            f"{name!r} is no name for a workflow: letters, digits, spaces, '.', '_' and '-', and no .json at its end",
+            field="--name",
+        )
+
+
+def _is_shipped(name: str) -> bool:
+    return any(file.name == f"{name}{BINDINGS_SUFFIX}" for file in assets.data_path(FOLDER).glob(f"*{BINDINGS_SUFFIX}"))
+
+
 def _fetched(url: str) -> bytes:
     with urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:  # noqa: S310 - http and https only, as was looked at
         data: bytes = reply.read(_MOST_BYTES + 1)
@@ -154,4 +179,8 @@ def _fetched(url: str) -> bytes:
 def _public(source: str) -> str:
     """Without what may be secret in a URL."""
     parts = urlsplit(source)
-    return f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.scheme in ("http", "https") else os.fspath(source)
+    return (
+        f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        if parts.scheme in ("http", "https")
+        else os.fspath(source)
+    )

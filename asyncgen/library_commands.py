@@ -110,13 +110,13 @@ def _print_problems(problems: list[Problem]) -> None:
 def add_workflow(file: Path, name: str | None, object_info: str | None, *, replace: bool, as_json: bool) -> Exit:
     """`asyncgen workflows add`."""
     value, schemas = _schemas(object_info)
-    graph, findings = library.find(file, schemas or shipped_schemas())
-    template = Template.from_json(name or file.stem, graph, findings.bindings, schemas)
-    problems = library.faults(template)
-    if problems:
+    known = schemas or shipped_schemas()
+    graph, findings = library.find(file, known)
+    if problems := library.faults_found(graph, findings, known):
         _print_problems(problems)
         say(f"{file} was not added: mend this first")
         return Exit.BAD_INPUT
+    template = Template.from_json(name or file.stem, graph, findings.bindings, schemas)
     paths = library.add(template.name, graph, findings.bindings, value, user_folder(), replace=replace)
     if as_json:
         print_json(

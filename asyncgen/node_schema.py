@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from asyncgen import assets
 from asyncgen.errors import WorkflowError
+from asyncgen.graph import nearest
 
 COMBO: Final = "COMBO"
 #: A type that goes with every other.
@@ -88,6 +89,16 @@ class NodeSchemas:
     def get(self, class_type: str) -> NodeSchema | None:
         """The class of that name, None where it is not known."""
         return self.classes.get(class_type)
+
+    def why_unknown(self, class_type: str) -> str:
+        """What to say of a class that is not known, with the nearest name and what to do."""
+        hint = nearest(class_type, self.classes)
+        if self.is_own:
+            return f"the server has no such node class{hint}: install its custom node, or correct the name"
+        return (
+            f"the class is not among those that asyncgen knows{hint}: have it checked against your own server's with "
+            "--object-info http://HOST:8188/object_info"
+        )
 
 
 def parse_object_info(value: Any, *, is_own: bool) -> NodeSchemas:

@@ -304,6 +304,44 @@ def test_a_graph_of_ones_own_is_added_shown_checked_and_used(tmp_path: Path) -> 
     assert true_output(tmp_path / "o")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("schnell", "asyncgen ships a workflow of the name 'schnell'"),
+        ("v4", "'v4' already means normal_image_v4_workflow"),
+        ("../../escaped", "is no name for a workflow"),
+        ("..", "is no name for a workflow"),
+        ("x.json", "no .json at its end"),
+    ],
+)
+def test_a_name_that_means_another_workflow_or_leads_out_of_the_folder_is_refused(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    own(tmp_path)
+    refused = cli(tmp_path, "workflows", "add", "my_api.json", "--name", name)
+    assert refused.code == 2
+    assert words in refused.err
+    assert list(tmp_path.rglob("*escaped*")) == []
+    assert not (tmp_path / "user" / "workflows").exists()
+
+
+def test_a_class_of_another_spelling_and_a_missing_strength_are_told_with_node_and_nearest_name(tmp_path: Path) -> None:
+    path = own(tmp_path)
+    graph = json.loads(path.read_text("utf-8"))
+    stack = next(body for body in graph.values() if body["class_type"] == "easy loraStack")
+    del stack["inputs"]["lora_1_strength"]
+    path.write_text(json.dumps(graph), encoding="utf-8")
+    assert (
+        "'LoRA Stack' (easy loraStack), input lora_1_strength: is missing"
+        in cli(tmp_path, "workflows", "add", "my_api.json").out
+    )
+    graph["15"]["class_type"] = "KSamplr"
+    path.write_text(json.dumps(graph), encoding="utf-8")
+    told = cli(tmp_path, "workflows", "add", "my_api.json", "--object-info", str(OBJECT_INFO))
+    assert told.code == 2
+    assert "node 15 'KSampler' (KSamplr): the server has no such node class (did you mean KSampler?)" in told.err
+
+
 @pytest.mark.anyio
 async def test_the_schemas_of_ones_own_server_are_kept_with_the_workflow(tmp_path: Path) -> None:
     own(tmp_path, "text2img")
