@@ -317,7 +317,8 @@ class Endpoint:
             began_at = self._ports.clock.now()
             outcome = await self._calls.ask(request, replies.decipher_status, self._status_gate)
         now = self._ports.clock.now()
-        if isinstance(outcome, Missing | Rejected):
+        of_account = isinstance(outcome, Rejected) and outcome.failure.kind is FailureClass.ACCOUNT
+        if isinstance(outcome, Missing | Rejected) and not of_account:
             outcome = Transient("the endpoint does not hold status calls")
         came_at_once = now - began_at < _SHORTEST_HOLD_SECONDS and isinstance(outcome, Pending)
         self._has_status_sync = not (came_at_once or isinstance(outcome, Transient))
