@@ -122,7 +122,7 @@ def batch(
     name: Annotated[str | None, typer.Option("--name", help="Name of the batch. [default: the file's name]")] = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", help="txt, csv, jsonl or parquet, whatever the file's name. [of -: txt]"),
+        typer.Option("--format", help="txt, csv, jsonl or parquet, whatever the file's name; - is txt without it."),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Make a new set beside the one of that name.")] = False,
     retry_failed: options.RetryFailed = False,

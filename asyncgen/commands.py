@@ -143,7 +143,12 @@ def _run_pilot(
             print_json(pilot_fields(piloted))
         elif setup.verbosity >= 0:
             show_pilot(piloted)
-    if rest.to_make == 0 or made == 0:  # where none of a sample can be made, the rest is not tried
+    if rest.to_make and not made:
+        complain(
+            f"none of the pilot could be made, so the other {rest.to_make} images were not tried: mend what failed, "
+            "then --retry-failed"
+        )
+    if rest.to_make == 0 or made == 0:
         return ended.code
     is_asked = not (options.yes or setup.as_json or setup.verbosity < 0) and can_ask()
     if options.yes or (is_asked and ask(f"make the other {rest.to_make} images?")):
