@@ -18,7 +18,6 @@ from asyncgen.control_messages import MAX_LINE_BYTES, MAX_REQUESTS, Command, Ver
 from asyncgen.errors import InputError
 from asyncgen.exits import Exit
 from asyncgen.intake import Intake
-from asyncgen.lifecycle import State
 from asyncgen.records import Want
 from asyncgen.report import batch_statuses
 from asyncgen.run import planned_to_add
@@ -124,13 +123,20 @@ async def _add_here(generator: ImageGenerator, batch: str, spool: IO[str]) -> st
         if batch not in known:
             raise InputError(f"there is no batch {batch!r}; there is: {', '.join(known) or 'none'}", field="BATCH")
         opened = await ledger.open_batch(batch, realm)
-        for request in (request for page in _pages(spool) for request in page):
-            wants = planned_to_add(generator.planner, request)
-            while chunk := list(islice(wants, _CHUNK)):
-                items = await ledger.claim(opened, -1, chunk)
-                fresh = {item.id for item in items if item.state is State.WANTED and not item.repeats}
-                added, there = added + len(fresh), there + len(items) - len(fresh)
+        for chunk in _chunks(generator, spool):
+            await ledger.check_ids(opened, chunk)
+        for chunk in _chunks(generator, spool):
+            items = await ledger.claim(opened, -1, chunk)
+            fresh = sum(item.is_new for item in items)
+            added, there = added + fresh, there + len(items) - fresh
     return f"{added} are wanted of {batch}{_already(there)}; no run goes on: {_next_run(batch)}"
+
+
+def _chunks(generator: ImageGenerator, spool: IO[str]) -> Iterator[list[Want]]:
+    for request in (request for page in _pages(spool) for request in page):
+        wants = planned_to_add(generator.planner, request)
+        while chunk := list(islice(wants, _CHUNK)):
+            yield chunk
 
 
 def _already(there: int) -> str:

@@ -7,10 +7,10 @@ in its own task of one task group; all coordination happens on the event loop.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import anyio
@@ -98,8 +98,8 @@ class Engine:
         # What is claimed here is not taken back behind our back: the items of the chunk that is being taken in.
         self._claims = anyio.Lock(fast_acquire=True)
         self._chunk: frozenset[int] = frozenset()
-        # Items that were added, and how many withdrawals came before.
-        self._added: deque[tuple[int, int]] = deque()
+        # Items that were added and wait to be taken in, and how many withdrawals came before.
+        self._added: dict[int, int] = {}
         self._coming: list[_Coming] = []
         self._tasks: TaskGroup | None = None
         self._is_taking = False
@@ -249,23 +249,31 @@ class Engine:
         """Want images that the input does not name: they are recorded when this returns, and come next.
 
         What the batch has already is not wanted again. Of equal wants that are added under one `scope`, a number below
-        0, each is one more image, as in one input. Raises `InputError` where too many wait.
+        0, each is one more image, as in one input. Raises `InputError` where too many wait, and where the batch has
+        another image under the id of one.
         """
         if len(self._added) + len(wants) > _MOST_ADDED:
             raise InputError(f"{_MOST_ADDED:,} images that were added wait: add more once they are on their way")
         async with self._claims:
-            in_hand = self._chunk.union(self._flights)
+            await self._bench.ledger.check_ids(self._batch, wants)
+            in_hand = self._chunk.union(self._flights, self._added)
             items = await self._bench.ledger.claim(self._batch, scope, wants, in_hand)
-        unmade = (State.WANTED, State.CANCELLED)
-        fresh = dict.fromkeys(item.id for item in items if item.state in unmade and item.id not in in_hand)
-        is_taken = self._is_taking or (self._tasks is not None and bool(self._flights))
-        is_taken = is_taken and not self.stop.requested
-        if is_taken:
-            self.statistics.wanted += len(fresh)
-            self.statistics.added += len(fresh)
-            self._added.extend((item_id, len(self._withdrawals)) for item_id in fresh)
-            self._have_added_taken()
+            fresh = dict.fromkeys((item.id for item in items if self._is_fresh(item)), len(self._withdrawals))
+            is_taken = self._is_taking or (self._tasks is not None and bool(self._flights))
+            is_taken = is_taken and not self.stop.requested
+            if is_taken:
+                more = len(fresh.keys() - self._added.keys())
+                self.statistics.wanted += more
+                self.statistics.added += more
+                self._added.update(fresh)
+                self._have_added_taken()
         return Added(len(fresh), len(items) - len(fresh), is_taken)
+
+    def _is_fresh(self, item: Item) -> bool:
+        """Whether what is added is to be made, and nothing in hand is going to be it."""
+        if item.id in self._flights or any(one.item.id == item.id for one in self._coming):
+            return False
+        return item.state is State.CANCELLED or (item.state is State.WANTED and item.id not in self._added)
 
     def _have_added_taken(self) -> None:
         if self._is_taking:
@@ -278,11 +286,13 @@ class Engine:
         """Start what was added, with the values that the ledger has of it."""
         while self._added:
             self._forget_landed()
-            page = dict(self._added.popleft() for _ in range(min(_PAGE, len(self._added))))
-            recorded = await self._bench.ledger.recorded_by_id(list(page))
-            wants = [self._bench.planner.recorded(one, todays_values=False) for one in recorded]
-            async with self._claims:
+            async with self._claims:  # until then they wait, and are not added again
+                page = dict(islice(self._added.items(), _PAGE))
+                recorded = await self._bench.ledger.recorded_by_id(list(page))
+                wants = [self._bench.planner.recorded(one, todays_values=False) for one in recorded]
                 items = await self._bench.ledger.claim(self._batch, self._run_id, wants, frozenset(self._flights))
+                for item_id in page:
+                    del self._added[item_id]
                 self._chunk = frozenset(page)
             take = partial(self._take_one_added, tasks, deliver)
             await self._take_each(

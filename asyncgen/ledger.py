@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 
 from asyncgen import rows
-from asyncgen.errors import Failure, FailureClass, FailureCode, LedgerError
+from asyncgen.errors import Failure, FailureClass, FailureCode, InputError, LedgerError
 from asyncgen.lifecycle import ALLOWED, State
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
@@ -125,6 +125,15 @@ class Ledger:
         return await self.transact(
             lambda connection: rows.claim(connection, self._ports, batch, run_id, wants, in_work, drawn, at)
         )
+
+    async def check_ids(self, batch: Batch, wants: Sequence[Want]) -> None:
+        """Raises `InputError` where the batch has another image under the id of one: which of the two is meant?"""
+        found = await self.transact(lambda connection: rows.id_with_other_values(connection, batch.id, wants))
+        if found is not None:
+            raise InputError(
+                f"the batch {batch.name!r} has another image under the id {found!r}: give this one an id of its own",
+                field="id",
+            )
 
     async def take_kept(
         self, batch: Batch, run_id: int, row_keys: Sequence[bytes], but: Collection[int] = ()

@@ -258,6 +258,18 @@ def _found_item(
     return item
 
 
+def id_with_other_values(connection: sqlite3.Connection, batch_id: int, wants: Sequence[Want]) -> str | None:
+    """The first id of these wants under which the batch has another request, made otherwise; None: there is none."""
+    named = {want.content_key: want for want in wants if want.request.id is not None}
+    query = "SELECT * FROM item WHERE batch_id = ? AND occurrence = 0 AND content_key IN "
+    for row in connection.execute(query + _places(named), (batch_id, *named)):
+        want, item = named[row["content_key"]], item_of(connection, row, pictures=())
+        differs = row["fingerprint"] != want.fingerprint or not _has_seed(item, want.fixed_seed)
+        if differs and row["said"] != want.request.said_json():
+            return want.request.id
+    return None
+
+
 def _has_seed(item: Item, fixed_seed: int | None) -> bool:
     """Whether the item has the seed that is asked for, or the one that its rerolls have led to from there."""
     return fixed_seed is None or seed_after(fixed_seed, item.rerolls) == item.seed

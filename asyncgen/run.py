@@ -215,7 +215,10 @@ class BatchRun:
                 wants = planned_to_add(self._planner, fields)
             except InputError as error:
                 raise error.at(repr(fields.get("id") or fields.get("prompt"))[:60]) from None
-            while not check_only and (chunk := list(islice(wants, _ADDED_AT_ONCE))):
+            while chunk := list(islice(wants, _ADDED_AT_ONCE)):
+                if check_only:
+                    await self.workspace.ledger.check_ids(self.batch, chunk)
+                    continue
                 more = await self._engine.add(chunk, scope)
                 added = Added(added.added + more.added, added.there + more.there, added.is_taken and more.is_taken)
         if not requests:

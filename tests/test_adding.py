@@ -32,10 +32,11 @@ from support import (
 )
 from test_steering import tell
 
+from asyncgen.errors import InputError
 from asyncgen.records import Want
 from asyncgen.request import parse_request
 from asyncgen.selection import Selection
-from asyncgen.tally import Added
+from asyncgen.tally import Added, Withdrawn
 
 SIZE = ("--width=64", "--height=64")
 COMMAND = ("batch", "p.jsonl", "--out=out", *SIZE, "--concurrency=2", "--json")
@@ -79,6 +80,8 @@ def test_what_is_added_is_made_by_the_run_that_goes_on_though_its_input_has_ende
             found = add(folder, sandbox, "more.jsonl")
             assert (found.code, found.out) == (0, "2 added to the run of p, 1 it has already\n"), found
             assert states(folder / "out") == {"accepted": 2, "wanted": 2}, "recorded when it is answered"
+            other = add(folder, sandbox, "--prompt=another fox", "--id=fox")
+            assert (other.code, "'fox'" in other.err) == (2, True), other
             sandbox.clear()
             out, err = run.communicate(timeout=60)
         summary = json.loads(out.splitlines()[-1])
@@ -108,8 +111,43 @@ async def test_what_is_added_after_everything_was_cancelled_is_made_and_the_rest
     assert states(tmp_path) == {"cancelled": 3, "stored": 2, "wanted": 1}
 
 
-def planned(prompt: str) -> Want:
-    return PLANNER.want(parse_request({"prompt": prompt, **SMALL}), 0)
+def planned(prompt: str, **fields: Any) -> Want:
+    return PLANNER.want(parse_request({"prompt": prompt, **SMALL, **fields}), 0)
+
+
+@pytest.mark.anyio
+async def test_the_same_again_is_there_already_and_another_image_under_its_id_is_refused(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
+        engine, kingfisher = parts.engine(), planned("a kingfisher", id="kf")
+        engine.pause()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.run, ["a fox", "an owl"], engine)
+            await eventually(lambda: states(tmp_path) == {"wanted": 2})
+            assert await engine.add([kingfisher, planned("a hare")], -1) == Added(2, 0, is_taken=True)
+            assert await engine.add([kingfisher, planned("a hare")], -2) == Added(0, 2, is_taken=True)
+            with pytest.raises(InputError, match="'kf'"):
+                await engine.add([planned("other text", id="kf")], -3)
+            engine.resume()
+        assert sorted(job["prompt"] for job in bought(sandbox)) == ["a fox", "a hare", "a kingfisher", "an owl"]
+        s = engine.statistics
+        assert (s.wanted, s.added, s.made, s.pending) == (4, 2, 4, 0)
+
+
+@pytest.mark.anyio
+async def test_what_was_added_and_cancelled_is_made_when_it_is_added_again(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
+        engine, hare = parts.engine(), planned("a hare", id="hare")
+        engine.pause()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.run, ["a fox"], engine)
+            await eventually(lambda: states(tmp_path) == {"wanted": 1})
+            await engine.add([hare], -1)
+            assert await engine.withdraw(Selection(frozenset({"hare"}))) == Withdrawn(0, 1)
+            assert await engine.add([hare], -2) == Added(1, 0, is_taken=True)
+            engine.resume()
+        s = engine.statistics
+        assert (s.wanted, s.added, s.made, s.cancelled, s.pending) == (2, 1, 2, 0, 0)
+        assert len(bought(sandbox)) == 2
 
 
 def test_what_was_added_outlives_a_kill(folder: Path) -> None:
@@ -126,6 +164,11 @@ def test_without_a_run_it_is_recorded_and_retry_makes_it(folder: Path) -> None:
         found = add(folder, sandbox, "--prompt=a hare", "--id=hare")
         assert found.out == "1 are wanted of p; no run goes on: `asyncgen retry p` makes them\n", found
         assert ids(folder, "wanted") == ["hare"]
+        same = add(folder, sandbox, "--prompt=a hare", "--id=hare")
+        assert same.out.startswith("0 are wanted of p, 1 it has already"), same
+        write(folder / "more.jsonl", {"prompt": "a deer"}, {"prompt": "another", "id": "hare"})
+        other = add(folder, sandbox, "more.jsonl")
+        assert (other.code, "'hare'" in other.err, ids(folder, "wanted")) == (2, True, ["hare"]), other
         again = add(folder, sandbox, "--prompt=a fox", "--id=fox")
         assert again.out.startswith("0 are wanted of p, 1 it has already")
         assert run_cli("retry", "p", "--out=out", cwd=folder, env=account(sandbox)).code == 0
