@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,6 +64,8 @@ class Wildcards:
             raise InputError(message, field="wildcards") from None
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder} is not a folder of wildcard files", field="wildcards_folder")
+        # It logs a name that leads out of the folder with a traceback, and takes it for unknown, which is told here.
+        logging.getLogger("dynamicprompts.wildcards.wildcard_manager").setLevel(logging.ERROR)
         self.is_random = mode == "random"
         self._manager = _manager(folder, self._check_wildcard, weighted=self.is_random)
         self._folder = folder

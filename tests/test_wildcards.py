@@ -167,3 +167,11 @@ def test_a_prompt_without_choices_is_as_it_would_be_without_the_library() -> Non
     assert made({"prompt": "a fox"}, styles=["1"], seeds=1, wildcards="random") == made(
         {"prompt": "a fox"}, styles=["1"], seeds=1
     )
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused_and_the_library_logs_nothing(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InputError, match=r"no wildcard '\.\./secret'"):
+        every("a __../secret__", folder)
+    assert caplog.records == []
