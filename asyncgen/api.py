@@ -179,7 +179,7 @@ class ImageGenerator:
         batch_run = await self.open_run(
             batch, concurrency, retry_failed=retry_failed, rebuy_changed=rebuy_changed, keep_order=keep_order
         )
-        async with aclosing(self._intake(fields).of_prompts(prompts, self._workspace.ports)) as chunks:
+        async with aclosing(self._intake(fields).of_prompts(self._in_run(prompts), self._workspace.ports)) as chunks:
             await batch_run.run(chunks, deliver)
         return sorted(results, key=lambda result: result.index)
 
@@ -207,7 +207,10 @@ class ImageGenerator:
         send, receive = anyio.create_memory_object_stream[ImageResult](0)
 
         async def work() -> None:
-            async with send, aclosing(self._intake(fields).of_prompts(prompts, self._workspace.ports)) as chunks:
+            async with (
+                send,
+                aclosing(self._intake(fields).of_prompts(self._in_run(prompts), self._workspace.ports)) as chunks,
+            ):
                 await batch_run.run(chunks, send.send)
 
         # A task, because a generator may be left in another task than it was begun in, and a task group may not.
@@ -322,13 +325,17 @@ class ImageGenerator:
     def _intake(self, fields: Mapping[str, Any]) -> Intake:
         return Intake(self.planner, fields)
 
+    def _in_run(self, prompts: Prompts) -> Prompts:
+        """A matrix is told what the workflows of this run have by themselves."""
+        return prompts.in_run(self.planner.usual) if isinstance(prompts, MatrixRequests) else prompts
+
     async def _check(self, prompts: Prompts, fields: Mapping[str, Any]) -> None:
         """A whole sequence is looked at before anything is sent, without holding the loop: bad input costs no money."""
         again = isinstance(prompts, MatrixRequests) and prompts.can_be_read_again
         if not (again or isinstance(prompts, Sequence | Mapping | ImageRequest)):
             return  # it can be read only once
         ids: set[str] = set()
-        async for chunk in self._intake(fields).of_prompts(prompts, self._workspace.ports):
+        async for chunk in self._intake(fields).of_prompts(self._in_run(prompts), self._workspace.ports):
             for own_id in (wanted.want.request.id for wanted in chunk if wanted.want.replica == 0):
                 if own_id is not None and own_id in ids:
                     raise InputError(f"the id {own_id!r} is used twice in this input", field="id")

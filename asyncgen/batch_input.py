@@ -29,7 +29,7 @@ class BatchInput:
     """Where prompts come from, `prompts` being JSON lines where they stand in a batch file, and what is made of them.
 
     `name` is told in errors, `batch_name` is the set's unless another is given. `fields` hold for rows that say
-    nothing; fields of the command win over those of the file, as its axes do. `matrix` None: each row is made once.
+    nothing; fields of the command win over those of the file, as its axes do. `matrix` None: each row is made as it is.
     """
 
     file: str
@@ -53,7 +53,9 @@ class BatchInput:
     def matrix(self) -> Matrix | None:
         """The cells of each row. Raises `InputError`."""
         several = self.axes.is_matrix or self.is_batch_file or self.wildcards is not None
-        return Matrix(self.axes, self.fields) if several else None
+        if several or self.axes.sizes:  # one size is in a request only where the row's workflow has another
+            return Matrix(self.axes, self.fields, is_single=not several)
+        return None
 
     @cached_property
     def chooser(self) -> Chooser | None:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import product
 from math import prod
-from pathlib import PurePath
 from typing import Any, Final
 
+from asyncgen.cell_ids import UsualOf, cell_id, is_usual_size, usual_by_name, workflow_name
 from asyncgen.errors import InputError
-from asyncgen.naming import NO_STYLE
+from asyncgen.loras import check_character_set
 from asyncgen.request import FIELD_NAMES, MAX_SEED, ImageRequest, parse_request
 from asyncgen.variables import fill, names_in, variable_of
 
@@ -80,7 +80,7 @@ def axes(
         styles=_distinct(_style(style) for style in _listed(styles, "styles")),
         characters=_distinct(_characters(one) for one in _listed(characters, "characters")),
         sizes=_distinct(_size(size) for size in _listed(sizes, "sizes")),
-        workflows=_distinct(_text(name, "workflows") for name in _listed(workflows, "workflows")),
+        workflows=_distinct(_workflow(name) for name in _listed(workflows, "workflows")),
         seeds=_seeds(seeds),
         own_seeds=own,
         control=_truth(control, "control"),
@@ -98,7 +98,8 @@ class Cell:
     """One way to make a prompt: fields that the cell decides, and `usual` ones, which a row may say otherwise.
 
     Both are checked: a row in a cell need not be checked again. `seed` is the number of a derived seed, or the seed
-    itself where `own_seed`. `digest` (16 bytes) is of all this.
+    itself where `own_seed`. `has_size`: the matrix says a size. `is_single`: it is the only cell of no matrix, which
+    leaves id and seed to the row. `digest` (16 bytes) is of all this.
     """
 
     fields: Mapping[str, Any]
@@ -107,9 +108,11 @@ class Cell:
     seed: int
     own_seed: bool
     is_control: bool
+    has_size: bool
+    is_single: bool
     digest: bytes
 
-    def request(self, shared: Mapping[str, Any], row: ImageRequest) -> ImageRequest:
+    def request(self, shared: Mapping[str, Any], row: ImageRequest, usual_of: UsualOf = usual_by_name) -> ImageRequest:
         """The request of a row in this cell; `shared` is what holds for all rows, checked like the cell's fields.
 
         Raises `InputError` where the row says what the cell decides, or has no such variable.
@@ -122,9 +125,13 @@ class Cell:
         if self.is_control:
             merged |= _WITHOUT_LORAS
         used = self._fill(merged) if self.variables else {}
-        merged |= self._seed(merged, row.id)
-        if row.id is not None:
-            merged["id"] = self._id(merged, used)
+        usual = usual_of(merged.get("workflow"))
+        if not self.is_single:
+            merged |= self._seed(merged, row.id)
+            if row.id is not None:
+                merged["id"] = cell_id(merged, self._added(used), self._seed_name, usual)
+        if self.has_size and not said.keys() & {"width", "height"} and is_usual_size(merged, usual):
+            merged |= {"width": None, "height": None}  # the same as if no size had been said
         return parse_request(merged) if used else row.model_copy(update=merged)
 
     def _fill(self, merged: dict[str, Any]) -> dict[str, str]:
@@ -148,36 +155,34 @@ class Cell:
             return {"seed": (base + self.seed) & MAX_SEED, "seed_number": None}
         return {"seed": derived_seed(merged.get("prompt", ""), own_id, self.seed), "seed_number": self.seed}
 
-    def _id(self, merged: Mapping[str, Any], used: Mapping[str, str]) -> str:
-        """`fox/1/A+B/1024x1024/seed-0`: what the image shows of the matrix, whichever axes there are."""
-        width, height, workflow = (merged.get(name) for name in ("width", "height", "workflow"))
-        parts = [str(merged["id"]), str(merged.get("style_id") or NO_STYLE)]
-        parts += ["+".join(_characters(merged["character_loras"]))] if merged.get("character_loras") else []
-        parts += [f"{width or ''}x{height or ''}"] if width or height else []
-        parts += [f"workflow={_stem(workflow)}"] if workflow else []
-        added = {name: value for name, value in self.usual.items() if name not in _IN_ID}
-        parts += [f"{name}={value}" for name, value in sorted({**added, **used}.items())]
-        return "/".join([*parts, f"seed={self.seed}" if self.own_seed else f"seed-{self.seed}"])
+    def _added(self, used: Mapping[str, str]) -> dict[str, Any]:
+        """What is in an id by its name: variables that the prompt has, and what an include says."""
+        return {**{name: value for name, value in self.usual.items() if name not in _IN_ID}, **used}
+
+    @property
+    def _seed_name(self) -> str:
+        return f"seed={self.seed}" if self.own_seed else f"seed-{self.seed}"
 
 
 class Matrix:
     """The cells of some axes; `shared` are fields for every row that does not say otherwise, by any of their names.
 
     An axis of one value is such a field too: a row may say otherwise. `has_seeds`: the number of seeds was said.
+    `is_single`: this is one value of each axis, for rows that keep their id and seed.
     `may_repeat`: two cells of a row may be the same, by a prompt without its variable, or a control that differs in
     nothing. Cells are in the order of the axes, the control's last.
 
     Raises `InputError` for an include or exclude that names nothing, and for more than `MOST_CELLS` cells.
     """
 
-    def __init__(self, axes: Axes, shared: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, axes: Axes, shared: Mapping[str, Any] | None = None, *, is_single: bool = False) -> None:
         named = {FIELD_NAMES.get(name, name): value for name, value in (shared or {}).items() if value is not None}
         first = {name: values[0] for name, values in _values(axes).items()}
         for name in sorted(_fields(first).keys() & named.keys()):
             raise InputError("is said twice, for all and by the matrix: leave one of them out", field=name)
         self._usual = {name: values[0] for name, values in _values(axes).items() if len(values) == 1}
         self.shared = _checked({**named, **_fields(self._usual)})
-        self.has_seeds = bool(axes.seeds)
+        self.has_seeds, self._is_single = bool(axes.seeds), is_single
         self._known: dict[str, Mapping[str, Any]] = {}
         self.cells = list({cell.digest: cell for cell in self._made(axes)}.values())
         if not self.cells:
@@ -227,9 +232,11 @@ class Matrix:
         fields, seed, is_control = self._checked(decided), one.get("seed", 0), bool(one.get("control"))
         others = self._checked({name: value for name, value in usual.items() if name not in variables})
         named = {str(variable_of(name)): value for name, value in variables.items()}
+        has_size = bool(axes.sizes) or bool({**fields, **others}.keys() & {"width", "height"})
         said = [sorted(fields.items()), sorted(others.items()), sorted(named.items()), seed, axes.own_seeds, is_control]
+        said += [has_size, self._is_single]
         digest = hashlib.blake2b(_canonical(said), digest_size=16).digest()
-        return Cell(fields, others, named, seed, axes.own_seeds, is_control, digest)
+        return Cell(fields, others, named, seed, axes.own_seeds, is_control, has_size, self._is_single, digest)
 
 
 def derived_seed(prompt: str, own_id: object, number: int) -> int:
@@ -285,10 +292,6 @@ def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {FIELD_NAMES[name]: getattr(request, FIELD_NAMES[name]) for name in fields}
 
 
-def _stem(workflow: str) -> str:
-    return PurePath(workflow).stem if workflow.endswith(".json") else workflow
-
-
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
@@ -312,6 +315,12 @@ def _text(value: object, name: str) -> str:
     return str(value).strip()
 
 
+def _workflow(value: object) -> str:
+    """A file by its path, any other by its own name: two aliases of one are one."""
+    said = _text(value, "workflows")
+    return said if said.endswith(".json") else workflow_name(said)
+
+
 def _style(value: object) -> str:
     return _text(value, "styles")
 
@@ -330,6 +339,7 @@ def _characters(value: object) -> tuple[str, ...]:
         return ()
     if not names:
         raise InputError("a set of characters has a name, or is 'none'", field="characters")
+    check_character_set(names)
     return names
 
 
@@ -381,7 +391,7 @@ def _axis(name: str) -> str:
 
 
 def _value(name: str, value: Any) -> Any:
-    readers = {"style": _style, "character": _characters, "size": _size}
+    readers = {"style": _style, "character": _characters, "size": _size, "workflow": _workflow}
     if name in readers:
         return readers[name](value)
     return _text(value, name) if variable_of(name) is not None else value

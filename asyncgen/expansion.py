@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
+from asyncgen.cell_ids import UsualOf, usual_by_name
 from asyncgen.cells import Cell, Matrix
 from asyncgen.errors import InputError
 from asyncgen.prompts import BadRow, RawRow, Row
@@ -46,13 +47,19 @@ class Chooser(Protocol):
 class Expansion:
     """The rows of `file`, of the first `limit` of them, in the cells of a matrix; see `PromptRows`.
 
-    `chooser` None: prompts are plain texts. A row that is wrong may come in every cell, since it is found to be wrong
-    when it is parsed.
+    `chooser` None: prompts are plain texts. `usual_of` is the run's. A row that is wrong may come in every cell,
+    since it is found to be wrong when it is parsed.
     """
 
     def __init__(
-        self, file: PromptRows, matrix: Matrix, limit: int | None = None, chooser: Chooser | None = None
+        self,
+        file: PromptRows,
+        matrix: Matrix,
+        limit: int | None = None,
+        chooser: Chooser | None = None,
+        usual_of: UsualOf = usual_by_name,
     ) -> None:
+        self._usual_of = usual_of
         self.name, self._file, self._matrix, self._limit, self._chooser = file.name, file, matrix, limit, chooser
         self._last: tuple[RawRow, Row | BadRow] | None = None
 
@@ -77,7 +84,7 @@ class Expansion:
         if isinstance(row, BadRow):
             return row
         try:
-            request = self._matrix.cells[number].request(self._matrix.shared, row.request)
+            request = self._matrix.cells[number].request(self._matrix.shared, row.request, self._usual_of)
         except InputError as error:
             return self._bad(row, error)
         return Row(raw.line, request, raw.key, row.where)
@@ -95,7 +102,7 @@ class Expansion:
             yield row
             return
         try:
-            for request in requests_of(self._matrix, row.request, self._chooser):
+            for request in requests_of(self._matrix, row.request, self._chooser, self._usual_of):
                 key = hashlib.blake2b(raw.key + request.said_json().encode(), digest_size=16).digest()
                 yield RawRow(raw.line, Row(raw.line, request, key, row.where), key)
         except InputError as error:
@@ -105,12 +112,14 @@ class Expansion:
         return BadRow(row.line, error.at(row.where or f"{self.name}:{row.line}"))
 
 
-def requests_of(matrix: Matrix, row: ImageRequest, chooser: Chooser | None) -> Iterator[ImageRequest]:
+def requests_of(
+    matrix: Matrix, row: ImageRequest, chooser: Chooser | None, usual_of: UsualOf = usual_by_name
+) -> Iterator[ImageRequest]:
     """The requests of a row in every cell and with every choice. Raises `InputError`.
 
     Each is made once: a prompt without a variable is the same for all its values.
     """
-    made = (request for cell in matrix.cells for request in _in_cell(matrix, cell, row, chooser))
+    made = (request for cell in matrix.cells for request in _in_cell(matrix, cell, row, chooser, usual_of))
     if not matrix.may_repeat:
         yield from made
         return
@@ -122,13 +131,15 @@ def requests_of(matrix: Matrix, row: ImageRequest, chooser: Chooser | None) -> I
             yield request
 
 
-def _in_cell(matrix: Matrix, cell: Cell, row: ImageRequest, chooser: Chooser | None) -> Iterator[ImageRequest]:
+def _in_cell(
+    matrix: Matrix, cell: Cell, row: ImageRequest, chooser: Chooser | None, usual_of: UsualOf
+) -> Iterator[ImageRequest]:
     """At random each image chooses anew, so that `images` of a row are made like so many seeds."""
     if chooser is None:
-        yield cell.request(matrix.shared, row)
+        yield cell.request(matrix.shared, row, usual_of)
         return
     for one, own in _images(matrix, cell, row) if chooser.is_random else [(cell, row)]:
-        request = one.request(matrix.shared, own)
+        request = one.request(matrix.shared, own, usual_of)
         for choice in chooser.choices(request.prompt, row.id, one.seed):
             yield _resolved(request, choice, chooser)
 

@@ -84,6 +84,28 @@ def check_strength(field: str, value: object) -> float:
     return float(value)
 
 
+def check_character_set(names: Sequence[str]) -> None:
+    """Refuse, of a set that an option or a batch file says, what could only load something that nobody meant.
+
+    Raises `InputError` for a strength that is no number, a name that is there twice, and `none` beside others.
+    """
+    said, met = ",".join(names), set[str]()
+    for number, text in enumerate(names):
+        name, colon, strength = (part.strip() for part in text.partition(":"))
+        message = ""
+        if name.lower() == "none":
+            message = "'none' stands alone: leave it out, or make it a set of its own"
+        elif not name or (colon and not _NUMBER.fullmatch(strength)):
+            message = f"{text!r:.60} is no NAME:STRENGTH: a strength is a number, such as {name or 'NAME'}:0.8"
+        elif number and _NUMBER.fullmatch(name):
+            message = f"{text!r:.60} is no name: a strength is written with a point, such as 0.5"
+        elif with_suffix(name) in met:
+            message = f"{name!r:.60} is there twice: name it once"
+        if message:
+            raise InputError(f"in the set {said!r:.100} of --character, {message}", field="characters")
+        met.add(with_suffix(name))
+
+
 def _characters(given: Sequence[str], usual_strength: float) -> Iterator[tuple[str, float]]:
     """Name and unscaled strength of every character that counts."""
     if isinstance(given, str):

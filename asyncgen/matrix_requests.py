@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncgen.batch_file import wildcard_mode
+from asyncgen.cell_ids import UsualOf, usual_by_name
 from asyncgen.cells import Matrix, axes
 from asyncgen.errors import InputError
 from asyncgen.expansion import Chooser, requests_of
@@ -18,15 +19,24 @@ class MatrixRequests(Iterable[ImageRequest]):
     """The requests of prompts in a matrix, made as they are read; as often as the prompts can be read."""
 
     def __init__(
-        self, prompts: Iterable[str | Mapping[str, Any] | ImageRequest], matrix: Matrix, chooser: Chooser | None
+        self,
+        prompts: Iterable[str | Mapping[str, Any] | ImageRequest],
+        matrix: Matrix,
+        chooser: Chooser | None,
+        usual_of: UsualOf = usual_by_name,
     ) -> None:
+        self._usual_of = usual_of
         self._prompts, self._matrix, self._chooser = prompts, matrix, chooser
         self.can_be_read_again = isinstance(prompts, Sequence)
+
+    def in_run(self, usual_of: UsualOf) -> MatrixRequests:
+        """The same, for a run that tells what its workflows have by themselves."""
+        return MatrixRequests(self._prompts, self._matrix, self._chooser, usual_of)
 
     def __iter__(self) -> Iterator[ImageRequest]:
         for number, prompt in enumerate(self._prompts, start=1):
             try:
-                yield from requests_of(self._matrix, parse_request(prompt), self._chooser)
+                yield from requests_of(self._matrix, parse_request(prompt), self._chooser, self._usual_of)
             except InputError as error:
                 raise (error if error.where else error.at(f"prompt {number}")) from None
 

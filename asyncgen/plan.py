@@ -14,6 +14,7 @@ from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any, Final, Protocol
 
+from asyncgen.cell_ids import Usual
 from asyncgen.errors import InputError
 from asyncgen.expected_size import expected_sizes
 from asyncgen.graph import Graph
@@ -112,6 +113,7 @@ class Planner:
         self._templates: dict[str, Template] = {}
         self._recipes: dict[tuple[object, ...], _Recipe] = {}
         self._warned: set[str] = set()
+        self._usuals: dict[str | None, Usual] = {}
         self._sizes: dict[tuple[Any, ...], frozenset[tuple[int, int]] | None] = {}
 
     def template(self, name: str | None = None) -> Template:
@@ -120,6 +122,13 @@ class Planner:
         if name not in self._templates:
             self._templates[name] = Template.load(name, self._user_folder)
         return self._templates[name]
+
+    def usual(self, name: str | None = None) -> Usual:
+        """What that workflow has by itself, None for the run's own. Raises `WorkflowError`."""
+        if name not in self._usuals:
+            template = self.template(name)
+            self._usuals[name] = Usual(template.name, (_usual(template, "width"), _usual(template, "height")))
+        return self._usuals[name]
 
     def wants(self, request: ImageRequest, row_key: bytes | None = None) -> Iterator[Want]:
         """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""

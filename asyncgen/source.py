@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from asyncgen.api import ImageGenerator
 from asyncgen.batch_input import opened, read_input
+from asyncgen.cell_ids import usual_by_name
 from asyncgen.display import Display
 from asyncgen.errors import InputError
 from asyncgen.expansion import Expansion, PromptRows
@@ -114,7 +115,7 @@ class Source:
         """
         intake = self._intake(generator, skip_bad=True, on_bad=on_bad)
         total = 0
-        with self._open(self._digest(generator)) as file:
+        with self._open(generator) as file:
             while block := list(islice(file.rows, BLOCK)):
                 kept = {} if known is None else known.take([row.key for row in block if isinstance(row, RawRow)])
                 total += sum(kept.values())
@@ -145,7 +146,7 @@ class Source:
         on_bad = tell if self.is_stream else None
         intake = self._intake(generator, skip_bad=self._options.skip_bad, on_bad=on_bad)
         ports = generator.workspace.ports
-        with self._open(self._digest(generator)) as file:
+        with self._open(generator) as file:
             if self.is_stream:
                 planned = intake.of_prompts(_arriving(map(file.parse, file.rows)), ports)
             else:
@@ -173,13 +174,13 @@ class Source:
         return Intake(generator.planner, shared, name=self.name, skip_bad=skip_bad, on_bad=once)
 
     def _digest(self, generator: ImageGenerator) -> bytes:
-        said = self._input
-        return generator.digest({**said.fields, "template": said.template, "declared": sorted(said.axes.variables)})
+        said, shared = self._input, self._input.fields if self._matrix is None else self._matrix.shared
+        return generator.digest({**shared, "template": said.template, "declared": sorted(said.axes.variables)})
 
     def look_for_bad_rows(self, on_bad: Callable[[InputError], None]) -> int:
         """Read the whole input as text alone, where nothing can be planned; how many rows there are."""
         count, tell = 0, _once(on_bad)
-        with self._open(b"") as file:
+        with self._open(None) as file:
             for raw in file.rows:
                 count += 1
                 if isinstance(row := file.parse(raw), BadRow):
@@ -187,13 +188,17 @@ class Source:
         return count
 
     @contextmanager
-    def _open(self, digest: bytes) -> Iterator[_OpenFile]:
+    def _open(self, generator: ImageGenerator | None) -> Iterator[_OpenFile]:
+        """The input's rows, whose requests are those of the generator's workflow; None: as text alone."""
+        digest, usual_of = (
+            (b"", usual_by_name) if generator is None else (self._digest(generator), generator.planner.usual)
+        )
         limit = self._options.limit
         with opened(self._input, digest) as file, closing(_ids_table()) as ids:
             if self._matrix is None:
                 yield _OpenFile(file, ids, limit)
             else:
-                yield _OpenFile(Expansion(file, self._matrix, limit, self._chooser), ids)
+                yield _OpenFile(Expansion(file, self._matrix, limit, self._chooser, usual_of), ids)
 
 
 class _OpenFile:

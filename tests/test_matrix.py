@@ -111,6 +111,24 @@ def test_one_style_alone_is_no_matrix_and_grows_into_one_without_buying_anything
     assert len(everywhere.books(endpoint)) == 12
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (("--style", "1", "--seeds", "1", *SIZE), ("--style", "16", "--seeds", "1", *SIZE)),
+        (("--style", "1", "--seeds", "1", *SIZE), ("--style", "1", "--seeds", "1", "--size", "128x64")),
+        (SIZE, ("--size", "128x64")),
+    ],
+)
+def test_another_value_for_all_is_another_image(
+    cli: Cli, tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]
+) -> None:
+    (tmp_path / "p.txt").write_text("a fox")
+    assert "p: 1 wanted: 1 new" in cli("batch", "p.txt", *first).out
+    ran = cli("batch", "p.txt", *then)
+    assert "1 wanted: 1 new, 0 kept" in ran.out, ran
+    assert "1 wanted: 0 new, 1 kept" in cli("batch", "p.txt", *first).out
+
+
 def test_a_batch_file_says_the_same_and_options_win_over_it(
     cli: Cli, everywhere: Remote, endpoint: str, tmp_path: Path
 ) -> None:
