@@ -57,7 +57,7 @@ class Allowance:
             self._forecast.learn(spec, execution_ms)
 
     def note_in_work(self, jobs: int) -> None:
-        """So many jobs are being worked on now, those that wait for the budget among them."""
+        """So many jobs are being worked on now: those that wait for the budget among them, for a pause to end not."""
         self._in_work = jobs
         self._tell_waiting()
 

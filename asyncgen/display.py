@@ -70,8 +70,9 @@ class Moment:
 
     @property
     def queued(self) -> int | None:
-        """Wanted jobs that nobody works on yet."""
-        return None if self.total is None else max(0, self.total - self.settled - self.statistics.in_work)
+        """Wanted jobs that nobody works on yet, or that wait for a pause to end."""
+        in_work = self.statistics.in_work - self.statistics.put_off
+        return None if self.total is None else max(0, self.total - self.settled - in_work)
 
 
 class Display(Protocol):

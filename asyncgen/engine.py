@@ -75,6 +75,7 @@ class _Coming:
     want: Want
     item: Item
     take: Callable[[], Awaitable[None]]
+    since: int = 0  # how many withdrawals came before it
 
 
 class Engine:
@@ -104,6 +105,7 @@ class Engine:
         self._tasks: TaskGroup | None = None
         self._is_taking = False
         self.on_added: Callable[[], None] = lambda: None  # tells who waits for the input
+        self.read_ahead: Callable[[], Sequence[Want]] = tuple  # of the input, and not claimed
         self._error: AsyncgenError | None = None
         self._ahead = self._seconds_ahead()
         self.stop = Stop()
@@ -207,18 +209,42 @@ class Engine:
         """
         if len(self._withdrawals) >= _MOST_WITHDRAWALS:
             raise InputError(f"a run takes {_MOST_WITHDRAWALS:,} cancel commands: give several ids at once, or stop it")
-        self._withdrawals.append(selection)
-        jobs = [flight.job for flight in self._flights.values()]
-        meant = [job for job in jobs if selection.matches(job.want, job.item)]
-        out = sum(job.item.state is not State.WANTED for job in meant)
-        async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as tasks, self._claims:  # nothing else is claimed meanwhile
+            ahead = [want for want in self.read_ahead() if self._withdraws_ahead(selection, want)]
+            coming = self._count_coming(selection)
+            self._withdrawals.append(selection)
+            jobs = [flight.job for flight in self._flights.values()]
+            meant = [job for job in jobs if selection.matches(job.want, job.item)]
+            met = [job.item.state is not State.WANTED for job in meant if not job.withdrawn]
             for job in meant:
                 tasks.start_soon(self._take_back, job.withdraw)
-        async with self._claims:
-            held = self._chunk.union(self._flights)
-            unsent = await self._bench.ledger.cancel_unsent(self._batch, selection.matches, held, TAKEN_BACK)
-        coming = sum(one.item.state is State.WANTED and selection.matches(one.want, one.item) for one in self._coming)
-        return Withdrawn(out, unsent + coming + len(meant) - out)
+            unsent, error = await self._withdraw_unsent(selection, ahead)
+        if error is not None:
+            raise error
+        return Withdrawn(sum(met), unsent + coming + len(met) - sum(met))
+
+    def _withdraws_ahead(self, selection: Selection, want: Want) -> bool:
+        """Whether it is the first to mean what has been read, and is in no ledger yet."""
+        earlier = any(one.matches_unrecorded(want) for one in self._withdrawals)
+        return selection.matches_unrecorded(want) and not earlier
+
+    def _count_coming(self, selection: Selection) -> int:
+        """What has been claimed and would have been sent."""
+        return sum(
+            one.item.state in (State.WANTED, State.CANCELLED)
+            and selection.matches(one.want, one.item)
+            and not self._is_withdrawn(one.item, one.want, one.since)
+            for one in self._coming
+        )
+
+    async def _withdraw_unsent(self, selection: Selection, ahead: list[Want]) -> tuple[int, LedgerError | None]:
+        """How many the ledger has or would have had; what is out is taken back whatever it says."""
+        ledger, held = self._bench.ledger, self._chunk.union(self._flights)
+        try:
+            unread = await ledger.count_unmade(self._batch, ahead) if ahead else 0
+            return unread + await ledger.cancel_unsent(self._batch, selection.matches, held, TAKEN_BACK), None
+        except LedgerError as error:
+            return 0, error
 
     def prefer(self, is_meant: Callable[[Want], bool]) -> int:
         """Start these first of what has been claimed and not begun; how many they are."""
@@ -239,6 +265,7 @@ class Engine:
     def _new_job(self, item: Item, want: Want, since: int = 0) -> Job:
         job = Job(self._bench, item, want, self.stop)
         job.withdrawn = self._is_withdrawn(item, want, since)
+        job.on_put_off = self._count_put_off
         return job
 
     def _is_withdrawn(self, item: Item, want: Want, since: int = 0) -> bool:
@@ -296,7 +323,7 @@ class Engine:
                 self._chunk = frozenset(page)
             take = partial(self._take_one_added, tasks, deliver)
             await self._take_each(
-                _Coming(want, item, partial(take, want, item, page[item.id]))
+                _Coming(want, item, partial(take, want, item, page[item.id]), page[item.id])
                 for want, item in zip(wants, items, strict=True)
             )
 
@@ -404,6 +431,7 @@ class Engine:
         with self.stop.interruptible():
             await self._slots.take()
         await self._allowance.wait_fetchable(self.stop)
+        await self.stop.wait_unpaused()  # which may have begun while it waited
 
     async def _is_to_be_made(self, want: Want, item: Item, since: int = 0) -> bool:
         item.changed = item.changed or item.was_delivered  # there is no file to keep
@@ -474,8 +502,15 @@ class Engine:
     def _count_in_work(self, change: int) -> None:
         self._notice_sleep()
         self.statistics.in_work += change
-        self._allowance.note_in_work(self.statistics.in_work)
+        self._note_in_work()
         self.statistics.stopped_lanes = self._allowance.stopped_lanes
+
+    def _count_put_off(self, change: int) -> None:
+        self.statistics.put_off += change
+        self._note_in_work()
+
+    def _note_in_work(self) -> None:
+        self._allowance.note_in_work(self.statistics.in_work - self.statistics.put_off)
 
     async def _hand_on(self, flight: _Flight, place: int, deliver: Deliver, *, repeated: bool) -> None:
         job, root = flight.job, self._bench.store.root

@@ -110,6 +110,7 @@ class Job:
         self._picture_names: dict[str, str] = {}  # under which input pictures were sent
         self._waiting: anyio.CancelScope | None = None  # for leave to buy: a withdrawal cuts that short
         self.withdrawn = False  # its owner no longer wants it
+        self.on_put_off: Callable[[int], None] = lambda _: None  # 1 when it waits for a pause to end, -1 afterwards
         self._terms: Terms | None = None  # of the job that is out: what it can cost is set aside
         if item.state is State.ACCEPTED:
             self._terms = bench.allowance.take_over(item)
@@ -163,9 +164,18 @@ class Job:
         if self.withdrawn:
             raise StoppedError
         with anyio.CancelScope() as self._waiting:
-            await self._stop.wait_unpaused()
+            await self._wait_unpaused()
             return await self._bench.allowance.reserve(self.want.spec, self._stop)
         raise StoppedError
+
+    async def _wait_unpaused(self) -> None:
+        if not self._stop.paused:
+            return
+        self.on_put_off(1)
+        try:
+            await self._stop.wait_unpaused()
+        finally:
+            self.on_put_off(-1)
 
     def _check_not_held_back(self) -> None:
         """What waited for the endpoint may have been paused or withdrawn meanwhile. Raises `StoppedError`."""

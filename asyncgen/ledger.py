@@ -182,6 +182,25 @@ class Ledger:
             lambda c: [c.execute(f"DELETE FROM {table} WHERE run_id = ?", (scope,)) for table in ("met", "again")]  # noqa: S608 - as it says
         )
 
+    async def unknown_ids(self, ids: Collection[str], batch: Batch | None) -> set[str]:
+        """Those of these ids that no item of a batch has as request id, owner's id or job's id; None: of any."""
+        if not ids:
+            return set()
+        query = (
+            "SELECT request_id, json_extract(said, '$.id'), job_id FROM item WHERE ?1 IN (batch_id, 0) AND "
+            "(request_id IN (SELECT value FROM json_each(?2)) OR job_id IN (SELECT value FROM json_each(?2)) "
+            "OR json_extract(said, '$.id') IN (SELECT value FROM json_each(?2)))"
+        )
+        parameters = (0 if batch is None else batch.id, json.dumps(list(ids)))
+        found = await self.transact(lambda c: c.execute(query, parameters).fetchall())
+        return set(ids).difference(*map(tuple, found))
+
+    async def count_unmade(self, batch: Batch, wants: Sequence[Want]) -> int:
+        """How many of these the batch has not had yet, or has taken back."""
+        keys = [want.content_key for want in wants]
+        found = await self.transact(lambda connection: rows.keys_in_hand(connection, batch.id, keys))
+        return sum(key not in found for key in keys)
+
     async def keys_of(self, batch: Batch, ids: Collection[str]) -> set[bytes]:
         """The content keys of a batch's items that have one of these request ids or ids of their owner's."""
         query = (

@@ -36,7 +36,7 @@ class LookAhead:
         self._grouping: Prioritized[IndexedWant] = Prioritized()
         self._changed = anyio.Event()
         self._error: Exception | None = None
-        self._has_ended = self._has_begun = self._is_woken = False
+        self.has_ended = self._has_begun = self._is_woken = False  # whether all of the input has been read
         self._urgent_ids: frozenset[str] = frozenset()
         self._urgent_keys: frozenset[bytes] = frozenset()
 
@@ -52,7 +52,7 @@ class LookAhead:
         except Exception as error:  # raised where the engine would have met it
             self._error = error
         finally:
-            self._has_ended = True
+            self.has_ended = True
             self._tell()
 
     def prefer(self, ids: Collection[str], content_keys: Collection[bytes]) -> int:
@@ -66,6 +66,10 @@ class LookAhead:
         if len(self._urgent_ids) + len(self._urgent_keys) > 2 * _MOST_URGENT:
             raise InputError(f"a run keeps {_MOST_URGENT:,} urgent images in mind: give the rows a priority instead")
         return self._grouping.prefer(lambda wanted: self.is_urgent(wanted.want), _URGENT)
+
+    def waiting(self) -> list[Want]:
+        """What has been read and not been handed on."""
+        return [wanted.want for wanted in self._grouping]
 
     def is_urgent(self, want: Want) -> bool:
         """Whether an image was preferred."""
@@ -83,7 +87,7 @@ class LookAhead:
         return self
 
     async def __anext__(self) -> list[IndexedWant]:
-        while not (self._grouping or self._has_ended or self._is_woken):
+        while not (self._grouping or self.has_ended or self._is_woken):
             await self._changed.wait()
         if self._is_woken:
             self._is_woken = False
@@ -91,7 +95,7 @@ class LookAhead:
         if not self._has_begun:
             self._has_begun = True
             with anyio.move_on_after(_FIRST_SECONDS):
-                while not (self._is_full or self._has_ended):
+                while not (self._is_full or self.has_ended):
                     await self._changed.wait()
         if self._grouping:
             chunk = [self._grouping.take() for _ in range(min(_CHUNK, len(self._grouping)))]

@@ -11,8 +11,9 @@ by another of its model where there is one.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import itemgetter
 from typing import Final, Generic, TypeVar
 
@@ -70,6 +71,9 @@ class Grouping(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __iter__(self) -> Iterator[T]:
+        return (thing for group in self._groups.values() for _, thing in group.things)
 
     def add(self, thing: T, needs: Needs) -> None:
         """Take one in."""
@@ -136,6 +140,9 @@ class Prioritized(Generic[T]):
 
     def __len__(self) -> int:
         return sum(map(len, self._levels.values()))
+
+    def __iter__(self) -> Iterator[T]:
+        return chain.from_iterable(self._levels.values())
 
     def add(self, thing: T, needs: Needs, priority: int = 0) -> None:
         """Take one in."""

@@ -26,6 +26,7 @@ from asyncgen.settings import load_settings, state_folder
 from asyncgen.system import SystemClock
 
 _MOST_GROUPS: Final = 30
+_MOST_NAMED: Final = 10
 _GROUP_COLUMNS: Final = ("batch", "state", "jobs", "oldest", "endpoint", "workflow", "style", "LoRAs")
 _JOB_COLUMNS: Final = ("image", "your id", "job", "state", "age", "result safe for", "deleted in")
 
@@ -82,6 +83,7 @@ def cancel(
     say(f"{out} that were out are cancelled at the platform, unless they had ended; {unsent} wanted are not sent")
     if out or unsent:
         say("they are wanted again as soon as their batch is started again")
+    _check_known(replies)
     return Exit.DONE
 
 
@@ -94,17 +96,34 @@ def prefer(overrides: Mapping[str, Any], *, realm: str, batch: str | None, ids: 
     if replies is None:
         raise InputError(f"no run goes on over {ledger_path}: give the rows a priority, which the next run goes by")
     ahead = sum(reply["read_ahead"] for reply in replies)
-    say(f"{ahead} of {len(ids)} are read already and come next; the others do as soon as their rows are read")
+    if ahead or not any(reply["unknown"] for reply in replies):
+        say(f"{ahead} of {len(ids)} are read already and come next; the others do as soon as their rows are read")
+    _check_known(replies)
     return Exit.DONE
+
+
+def _check_known(replies: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `InputError` for ids that nothing is called; where rows are still to be read, only says so."""
+    unknown = [name for reply in replies for name in reply["unknown"]]
+    if not unknown:
+        return
+    more = len(unknown) - _MOST_NAMED
+    names = ", ".join(unknown[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    if all(reply["is_read"] for reply in replies):
+        raise InputError(f"nothing is called {names}: `asyncgen queue --jobs 20` tells what is out", field="ID")
+    say(f"nothing that has been read yet is called {names}; rows that are still to be read are meant too")
 
 
 async def _cancel_here(generator: ImageGenerator, batches: Sequence[str], wanted: Selection) -> list[dict[str, Any]]:
     """No process owns the ledger: own it, and do what a run would do."""
-    replies = []
+    replies: list[dict[str, Any]] = []
     async with generator:
+        unknown = await generator.workspace.ledger.unknown_ids(wanted.ids, None)
+        replies.append({"out": 0, "unsent": 0, "unknown": sorted(unknown), "is_read": True})
         for name in batches:
             run = await generator.open_run(name)
-            replies.append(asdict(await run.take_back(wanted, _not_delivered)))
+            met = asdict(await run.take_back(wanted, _not_delivered))
+            replies.append({**met, "unknown": [], "is_read": True})
     return replies
 
 

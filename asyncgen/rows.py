@@ -324,6 +324,12 @@ def _out(item: Item, submitted_at: float | None) -> Item:
     return item
 
 
+def keys_in_hand(connection: sqlite3.Connection, batch_id: int, keys: Sequence[bytes]) -> set[bytes]:
+    """The content keys of these that an item has which is not taken back."""
+    query = "SELECT content_key FROM item WHERE batch_id = ? AND occurrence = 0 AND state <> ? AND content_key IN "
+    return {row[0] for row in connection.execute(query + _places(keys), (batch_id, State.CANCELLED, *keys))}
+
+
 def cancel_unsent(
     connection: sqlite3.Connection,
     *,

@@ -186,6 +186,16 @@ class BatchRun:
         self._ahead: LookAhead | None = None
         self.pause, self.resume, self.withdraw = engine.pause, engine.resume, engine.withdraw
 
+    @property
+    def is_read(self) -> bool:
+        """Whether all of the input has been read."""
+        return self.statistics.input_ended or (self._ahead is not None and self._ahead.has_ended)
+
+    async def unknown_ids(self, ids: Collection[str]) -> set[str]:
+        """Those of these that nothing is called of what has been read, or is recorded."""
+        ahead = () if self._ahead is None else self._ahead.waiting()
+        return await self.workspace.ledger.unknown_ids({*ids}.difference(want.request.id for want in ahead), self.batch)
+
     async def run(self, chunks: AsyncIterator[list[IndexedWant]], deliver: Deliver) -> None:
         """See `Engine.run`. The manifest is brought up to date whatever happens."""
         await self._owning(partial(self._run_ordered, chunks, deliver))
@@ -243,7 +253,7 @@ class BatchRun:
             await self._engine.run(chunks, deliver)
             return
         ahead = self._ahead = LookAhead(chunks)
-        self._engine.on_added = ahead.wake
+        self._engine.on_added, self._engine.read_ahead = ahead.wake, ahead.waiting
         async with anyio.create_task_group() as reading:
             reading.start_soon(ahead.read)
             await self._engine.run(ahead, deliver)

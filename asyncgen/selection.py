@@ -23,6 +23,10 @@ class Selection:
         """Whether an image is meant."""
         return self._names(want, item) and self._is_lane_of(want)
 
+    def matches_unrecorded(self, want: Want) -> bool:
+        """Whether an image is meant that no ledger has yet: it has no ids but its owner's."""
+        return (not self.ids or want.request.id in self.ids) and self._is_lane_of(want)
+
     def _names(self, want: Want, item: Item) -> bool:
         return not self.ids or not self.ids.isdisjoint({item.request_id, want.request.id, item.job_id})
 

@@ -19,9 +19,12 @@ class Steered(Protocol):
     batch: Batch
     statistics: Statistics
 
+    @property
+    def is_read(self) -> bool: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     async def withdraw(self, selection: Selection) -> Withdrawn: ...
+    async def unknown_ids(self, ids: Collection[str]) -> set[str]: ...
     async def prefer(self, ids: Collection[str]) -> int: ...
     async def add(self, requests: Sequence[Mapping[str, Any]], scope: int, *, check_only: bool) -> Added: ...
 
@@ -46,9 +49,11 @@ class Steering:
                     run.resume()
             case Verb.CANCEL:
                 met = [await run.withdraw(command.selection) for run in runs]
-                return {"out": sum(one.out for one in met), "unsent": sum(one.unsent for one in met)}
+                counts = {"out": sum(one.out for one in met), "unsent": sum(one.unsent for one in met)}
+                return {**counts, **await _unknown(runs, command.ids)}
             case Verb.URGENT:
-                return {"read_ahead": sum([await run.prefer(command.ids) for run in runs])}
+                ahead = sum([await run.prefer(command.ids) for run in runs])
+                return {"read_ahead": ahead, **await _unknown(runs, command.ids)}
             case Verb.ADD:
                 return asdict(
                     await self._only(runs).add(command.requests, command.scope, check_only=command.check_only)
@@ -66,6 +71,12 @@ class Steering:
         if len(runs) > 1:
             raise InputError("name the batch: several are being run")
         return runs[0]
+
+
+async def _unknown(runs: Sequence[Steered], ids: Sequence[str]) -> dict[str, Any]:
+    """The ids that nothing is called, and whether that is final: rows that are still to be read may have them."""
+    unknown = set(ids).intersection(*[await run.unknown_ids(ids) for run in runs]) if ids else set()
+    return {"unknown": sorted(unknown), "is_read": all(run.is_read for run in runs)}
 
 
 def _state(run: Steered) -> dict[str, Any]:

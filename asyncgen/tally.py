@@ -10,7 +10,8 @@ from asyncgen.money import Budget, Price, Spending
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts of one run so far. `in_work` are jobs being worked on now; `spending` is what those that ended have cost.
+    """Counts of one run so far. `in_work` are jobs being worked on now, `put_off` those of them that wait for the end
+    of a pause; `spending` is what those that ended have cost.
 
     `target` is how many jobs are to be out, None where that is a fixed number. `price` None: not known. `unknown_usd`
     is what settling one held submission can cost at the most.
@@ -32,6 +33,7 @@ class Statistics:
     cancelled: int = 0
     added: int = 0
     in_work: int = 0
+    put_off: int = 0
     target: int | None = None
     pictures: int = 0
     input_ended: bool = False
@@ -50,7 +52,7 @@ class Statistics:
     @property
     def out(self) -> int:
         """Jobs in work that are at the platform, or on their way to it or from it."""
-        return self.in_work - self.waiting
+        return self.in_work - self.waiting - self.put_off
 
     @property
     def pending(self) -> int:

@@ -31,11 +31,14 @@ from asyncgen.engine import Engine
 from asyncgen.errors import InputError, RunPausedError, StoreError
 from asyncgen.intake import IndexedWant
 from asyncgen.job import Job
+from asyncgen.lookahead import LookAhead
 from asyncgen.money import Label, Price, Use
 from asyncgen.records import SANDBOX
 from asyncgen.report import batch_statuses
 from asyncgen.results import ImageResult
 from asyncgen.sandbox import FaultRule
+from asyncgen.selection import Selection
+from asyncgen.tally import Withdrawn
 
 pytestmark = pytest.mark.anyio
 
@@ -585,3 +588,45 @@ async def test_what_a_run_says_and_what_the_ledger_says_it_cost_is_the_same(tmp_
     assert status.gpu_ms == engine.statistics.spending.total.execution_ms
     runs = ledger_rows(tmp_path, "SELECT DISTINCT run_id FROM job")
     assert runs == [(1,)], "every job knows the run that bought it"
+
+
+# -- commands ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_that_waits_for_a_pause_to_end_is_not_out(tmp_path: Path) -> None:
+    """Neither one that must be bought again, nor one that had waited for a place."""
+    held, failing = fault("503", operation="status"), fault("failed:out_of_memory", nth=[1])
+    async with open_sandbox(held, failing) as sandbox, wired(sandbox, tmp_path) as parts:
+        engine = parts.engine(concurrency=2)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.run, prompts(4), engine)
+            await eventually(lambda: states(tmp_path) == {"accepted": 2, "wanted": 2})
+            assert engine.statistics.out == 2
+            engine.pause()
+            sandbox.faults.clear()
+            await eventually(lambda: states(tmp_path) == {"stored": 1, "wanted": 3})
+            await eventually(lambda: engine.statistics.made == 1 and engine.statistics.out == 0)
+            await anyio.wait_all_tasks_blocked()
+            assert (engine.statistics.out, engine.statistics.in_work, engine.statistics.put_off) == (0, 1, 1)
+            engine.resume()
+        assert (engine.statistics.made, engine.statistics.out, engine.statistics.put_off) == (4, 0, 0)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_withdrawal_counts_each_image_once_however_far_it_has_come(tmp_path: Path, concurrency: int) -> None:
+    async with open_sandbox(execution="fixed:60", speed=1) as sandbox, wired(sandbox, tmp_path) as parts:
+        engine = parts.engine(concurrency=concurrency)
+        chunks = LookAhead(parts.chunks(prompts(80)))
+        engine.read_ahead = chunks.waiting
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(chunks.read)
+            tasks.start_soon(engine.run, chunks, to_nobody)
+            await eventually(lambda: states(tmp_path).get("accepted") == concurrency and chunks.has_ended)
+            assert await engine.withdraw(Selection()) == Withdrawn(concurrency, 80 - concurrency)
+            assert await engine.withdraw(Selection()) == Withdrawn(0, 0)
+        assert states(tmp_path) == {"cancelled": 80}
+        assert engine.statistics.cancelled == 80
+
+
+async def to_nobody(result: ImageResult) -> None:
+    """Nobody waits for it."""

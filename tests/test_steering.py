@@ -80,7 +80,9 @@ def test_a_paused_run_sends_nothing_collects_what_is_out_and_goes_on_when_told(f
         sent = sandbox.accepted()
         wait_until(lambda: states(folder / "out").get("stored") == sent)
         assert sandbox.accepted() == sent, "nothing was sent meanwhile"
-        assert "a run is paused" in queue(folder, sandbox)
+        shown = queue(folder, sandbox)
+        assert "a run is paused" in shown
+        assert f"0 out, {sent} made" in shown, "what waits for the pause to end is not out"
         assert queue(folder, sandbox, "continue").startswith("p: goes on")
         run.communicate(timeout=30)
         assert run.returncode == 0
@@ -106,7 +108,7 @@ def test_some_are_cancelled_by_id_and_lane_before_and_after_they_were_sent_and_t
 def test_all_is_cancelled_and_comes_back_when_the_batch_is_started_again(folder: Path) -> None:
     with sandbox_in_a_thread(execution="fixed:60", speed=1) as slow:
         with running(folder, slow) as run:
-            queue(folder, slow, "cancel", "--all")
+            assert queue(folder, slow, "cancel", "--all").startswith("2 that were out are cancelled")
             run.communicate(timeout=30)
         assert run.returncode == 3
         assert {job["state"] for job in slow.books()} == {"CANCELLED"}
@@ -139,13 +141,30 @@ def test_urgent_items_of_a_running_batch_start_next(folder: Path) -> None:
     (folder / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with sandbox_in_a_thread(fault("503", operation="status")) as sandbox:  # so that what is out stays so
         with running(folder, sandbox) as run:
-            assert tell(folder, verb="urgent", ids=["p59", "p20", "no such"]) == {"read_ahead": 2}
+            assert tell(folder, verb="urgent", ids=["p59", "p20", "no such"]) == {
+                "read_ahead": 2,
+                "unknown": ["no such"],
+                "is_read": True,
+            }
             sandbox.clear()
             run.communicate(timeout=60)
         assert run.returncode == 0
         order = [int(job["prompt"].rpartition(" ")[2]) for job in sandbox.books()]
     assert order.index(20) <= 4, "of the chunk that is being taken in, it is the next"
     assert order.index(59) <= 36, "of the others too"
+
+
+def test_an_id_that_nothing_has_is_told(folder: Path) -> None:
+    with sandbox_in_a_thread(execution="fixed:60", speed=1) as sandbox:
+        with running(folder, sandbox) as run:
+            for verb in ("cancel", "urgent"):
+                ran = run_cli("queue", verb, "zzz", "--out=out", cwd=folder, env=account(sandbox))
+                assert (ran.code, "nothing is called zzz" in ran.err) == (2, True), ran
+            ran = run_cli("queue", "cancel", "zzz", "p7", "--out=out", cwd=folder, env=account(sandbox))
+            assert (ran.code, "1 wanted are not sent" in ran.out, "called zzz:" in ran.err) == (2, True, True), ran
+            run.kill()
+        ran = run_cli("queue", "cancel", "zzz", "--out=out", cwd=folder, env=account(sandbox))
+        assert (ran.code, "nothing is called zzz" in ran.err) == (2, True), ran
 
 
 def test_cancelling_everything_must_be_said(folder: Path) -> None:
