@@ -690,10 +690,10 @@ def _request_fields(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _batch_options(given: dict[str, Any]) -> Any:
-    from asyncgen import commands, source  # noqa: PLC0415 - as above
+    from asyncgen import batch_file, commands, source  # noqa: PLC0415 - as above
 
     matrix = {name: given[option] for name, option in _MATRIX.items() if given[option] not in (None, [], False)}
-    if len(given["workflow"] or ()) < 2:  # one is the run's
+    if len(given["workflow"] or ()) < 2 and not batch_file.is_batch_file(given["file"]):  # one is the run's
         matrix.pop("workflows", None)
     return commands.BatchOptions(
         source=source.SourceOptions(

@@ -153,6 +153,13 @@ steps = 7
     assert {line["steps"] for line in lines(tmp_path) if line["style_id"] == "4"} == {8}
 
 
+def test_one_workflow_of_the_command_replaces_those_of_a_batch_file(cli: Cli, tmp_path: Path) -> None:
+    said = {"prompts": ["a fox"], "workflows": ["v4", "text2img_core_only"], "sizes": ["64x64"]}
+    (tmp_path / "b.json").write_text(json.dumps(said))
+    assert "b: 1 wanted: 1 new" in cli("batch", "b.json", "--workflow", "schnell").out
+    assert [line["workflow"] for line in lines(tmp_path)] == ["schnell"]
+
+
 def test_prompts_may_stand_in_the_batch_file(cli: Cli, tmp_path: Path) -> None:
     said = {"prompts": ["a fox", {"prompt": "an owl", "steps": 9}], "seeds": [5], "sizes": ["64x64"]}
     (tmp_path / "b.json").write_text(json.dumps(said))
