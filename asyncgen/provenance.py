@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from xml.sax.saxutils import escape
@@ -93,10 +93,19 @@ class Provenance:
 
 
 def provenance_of(
-    want: Want, graph: Graph | None, *, request_id: str, seed: int, batch: str, realm: str, level: Level
+    want: Want,
+    graph: Graph | None,
+    *,
+    request_id: str,
+    seed: int,
+    batch: str,
+    realm: str,
+    level: Level,
+    unused: Collection[str] = (),
 ) -> Provenance:
     """What is written of a picture at this level. `graph` is the one that made it; None where that is not known.
 
+    `unused` are the values of the spec that its workflow takes nowhere: nothing is said of them.
     No URL of a model, no path of this machine, and of URLs in the graph neither user nor query.
     """
     spec, request = want.spec, want.request
@@ -110,6 +119,7 @@ def provenance_of(
         "realm": realm,
         "seed": seed,
         **_values(spec),
+        **dict.fromkeys(unused),
         "input_pictures": {name: _input_picture(spec, name) for name in sorted(request.input_pictures)},
         "digital_source_type": source,
         "request": _said(want),
@@ -234,18 +244,19 @@ def parameters_text(record: Mapping[str, Any]) -> str | None:
         return None
     tags = (f"<lora:{_lora_stem(lora['name'])}:{lora['strength']:g}>" for lora in record["loras"])
     prompt = " ".join(filter(None, (record["prompt_sent"].replace("\0", " "), *tags)))
+    sampler, scheduler, guidance = (record[name] for name in ("sampler_name", "scheduler_name", "flux_guidance"))
     settings = {
         "Steps": record["steps"],
-        "Sampler": _quoted(SAMPLERS.get(record["sampler_name"], record["sampler_name"])),
-        "Schedule type": _quoted(SCHEDULERS.get(record["scheduler_name"], record["scheduler_name"])),
+        "Sampler": sampler and _quoted(SAMPLERS.get(sampler, sampler)),
+        "Schedule type": scheduler and _quoted(SCHEDULERS.get(scheduler, scheduler)),
         "CFG scale": 1,
-        "Distilled CFG Scale": f"{record['flux_guidance']:g}",
+        "Distilled CFG Scale": guidance if guidance is None else f"{guidance:g}",
         "Seed": record["seed"],
-        "Size": f"{record['width']}x{record['height']}",
-        "Model": _quoted(record["model"]),
+        "Size": record["width"] and f"{record['width']}x{record['height']}",
+        "Model": record["model"] and _quoted(record["model"]),
         "Version": f"asyncgen {record['asyncgen']}",
     }
-    return f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in settings.items())
+    return f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None)
 
 
 def _lora_stem(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,10 @@ async def test_each_mode_makes_real_pictures_of_real_pictures(tmp_path: Path, na
     assert ("a red fox" in texts) == bool(prompt)
     (line,) = true_output(tmp_path / "out")
     (picture,) = files(tmp_path / "out", "*.png")
+    with Image.open(picture) as image:
+        told = json.loads(image.info["asyncgen"])
+        assert ("Distilled CFG Scale" in image.info["parameters"]) == template.binds("flux_guidance")
+    assert all((told[name] is not None) == template.binds(name) for name in ("flux_guidance", "steps", "width"))
     assert (line["workflow"], size_of(picture.read_bytes())) == (name, size)
     assert {part: sent["sha256"] for part, sent in line.get("sent_pictures", {}).items()} == {
         part: hashlib.sha256(data).hexdigest() for part, data in sources.items()
