@@ -18,6 +18,7 @@ from asyncgen.records import SANDBOX
 from asyncgen.streams import Output
 
 _LANE_COLUMNS: Final = ("images", "each", "in all", "basis", "lane")
+_MOST_OF_PROMPT: Final = 600  # characters; --json has it whole
 _SAMPLE_COLUMNS: Final = ("row", "bytes", "LoRAs", "prompt as it is sent")
 _MOST_LANES_SHOWN: Final = 12
 _WORDS: Final = {Fate.PENDING: "recorded and never bought", Fate.FAILED: "failed before"}
@@ -176,7 +177,11 @@ def _lane_row(lane: LaneEstimate) -> tuple[str | None, ...]:
 
 
 def _sample_row(shown: Shown) -> tuple[str | None, ...]:
-    return shown.place, f"{shown.body_bytes:,}", ", ".join(shown.loras) or None, shown.prompt
+    return shown.place, f"{shown.body_bytes:,}", ", ".join(shown.loras) or None, _shortened(shown.prompt)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_OF_PROMPT else f"{text[:_MOST_OF_PROMPT]}… ({len(text):,} characters)"
 
 
 def range_text(span: Span, text: Callable[[float], str]) -> str:
