@@ -120,6 +120,10 @@ def _check_ending(record: Record, fate: Fate) -> None:
         assert record.unknowns, f"held without a reason: {record}"
     elif record.state in {"given_up", "lost"}:
         assert fate.platform and record.attempts >= MAX_ATTEMPTS, f"given up too soon: {record}"
+    elif fate.platform and record.unconfirmed and record.state == "failed":
+        # A retry was in the air at the kill and was never taken: /status goes on saying the failure before it, which
+        # then counts as the second of its kind.
+        assert record.code and fate.fault.endswith(record.code), f"failed for no reason: {record}, {fate}"
     elif fate.code is None:
         assert record.state == "stored", f"should be stored: {record}, {fate}"
     else:
