@@ -13,17 +13,13 @@ from .records import REJECTED
 
 #: With fewer seeds than this a rare accident may be missing.
 ENOUGH_SEEDS = 2000
-# `asyncgen verify --repair`, `asyncgen adopt`, `asyncgen queue cancel`
-_ONLY_BY_COMMAND = {"stored -> lost", "wanted -> stored", "wanted -> cancelled"}
+#: `asyncgen verify --repair`, `asyncgen adopt`, `asyncgen queue cancel`.
+ONLY_BY_COMMAND = {"stored -> lost", "wanted -> stored", "wanted -> cancelled"}
 _ENDINGS = (
     "ended", "stopped", "cancelled", "crashed", "RunPausedError", "BudgetReachedError", "StoreError", "LedgerError",
 )  # fmt: skip
 _REQUIRED = (
-    *(
-        f"move: {name}"
-        for name in (f"{move.source} -> {move.target}" for move in MOVES)
-        if name not in _ONLY_BY_COMMAND
-    ),
+    *(f"move: {name}" for name in (f"{move.source} -> {move.target}" for move in MOVES) if name not in ONLY_BY_COMMAND),
     *(f"crash point: {point}" for point in (*CRASH_POINTS, "waiting")),
     "crash: kill",
     "crash: power cut",
