@@ -67,7 +67,7 @@ def check_round(
         jobs, fate = by_prompt[record.prompt], fates[record.prompt]
         assert resubmitted or record.unknowns == (record.state == "unknown"), f"sent again without a word: {record}"
         figures += _purchases(record, jobs, fate, may_resubmit=resubmitted)
-        _check_ending(record, fate)
+        _check_ending(record, jobs, fate)
         _check_pictures(record, jobs, root)
     _check_folder(root, records)
     _check_report(records, ran)
@@ -101,7 +101,7 @@ def _record(root: Path, item_id: int, prompt: str, seed: str, state: str, *rest:
 def _purchases(record: Record, jobs: Sequence[Job], fate: Fate, *, may_resubmit: bool) -> Counter[str]:
     """How often it was bought again: for a reason, or twice, which must never be."""
     assert len({job["input_digest"] for job in jobs}) <= 1, f"sent in different words: {record}"
-    purchases = Counter({job["id"]: 1 + job["retries"] for job in jobs})
+    purchases = _sold(jobs)
     never_sold = (record.known_jobs - purchases).total()
     assert never_sold <= record.unconfirmed, f"jobs that were never sold: {record}, sold {purchases}"
     forgotten = (purchases - record.known_jobs).total()
@@ -115,14 +115,19 @@ def _purchases(record: Record, jobs: Sequence[Job], fate: Fate, *, may_resubmit:
     return Counter({"bought again for a reason": again - twice, "bought twice": twice})
 
 
-def _check_ending(record: Record, fate: Fate) -> None:
+def _sold(jobs: Sequence[Job]) -> Counter[str]:
+    """How often the platform ran each job, by its own books."""
+    return Counter({job["id"]: 1 + job["retries"] for job in jobs})
+
+
+def _check_ending(record: Record, jobs: Sequence[Job], fate: Fate) -> None:
     if record.state == "unknown":
         assert record.unknowns, f"held without a reason: {record}"
     elif record.state in {"given_up", "lost"}:
         assert fate.platform and record.attempts >= MAX_ATTEMPTS, f"given up too soon: {record}"
-    elif fate.platform and record.unconfirmed and record.state == "failed":
-        # A retry was in the air at the kill and was never taken: /status goes on saying the failure before it, which
-        # then counts as the second of its kind.
+    elif fate.platform and record.state == "failed" and record.known_jobs - _sold(jobs):
+        # A retry was in the air at the kill, and the platform's books do not have it: /status goes on saying the
+        # failure before it, which the engine then takes for the second of its kind.
         assert record.code and fate.fault.endswith(record.code), f"failed for no reason: {record}, {fate}"
     elif fate.code is None:
         assert record.state == "stored", f"should be stored: {record}, {fate}"
