@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from support import files, size_of
 
+from asyncgen import contact_sheet
 from asyncgen.contact_sheet import Tile, write_contact_sheet
 from asyncgen.errors import StoreError
 
@@ -45,3 +46,25 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "pilots").write_text("a file")
     with pytest.raises(StoreError, match="pilots"):
         write_contact_sheet(tmp_path / "pilots" / "set.jpg", [])
+
+
+def drawn(tmp_path: Path, line: str) -> bytes:
+    """The pixels of a sheet whose one label is this line."""
+    (tile,) = pictures(tmp_path, 1)
+    write_contact_sheet(tmp_path / "set.jpg", [Tile(tile.path, (line,))])
+    with Image.open(tmp_path / "set.jpg") as sheet:
+        return sheet.tobytes()
+
+
+def test_a_letter_that_no_font_has_is_shown_without_its_accent_or_as_a_question_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact_sheet, "_WIDER_FONTS", ())  # a machine without fonts of its own
+    assert drawn(tmp_path, "Pâtisserie, Straße, Łódź\tcafe\u0301") == drawn(tmp_path, "Patisserie, Strasse, Lodz cafe")
+    assert drawn(tmp_path, "日本 by night") == drawn(tmp_path, "?? by night") != drawn(tmp_path, " by night")
+
+
+def test_a_system_font_draws_the_accents_where_there_is_one(tmp_path: Path) -> None:
+    if len(contact_sheet._fonts()) == 1:
+        pytest.skip("this machine has no font that the sheet looks for")
+    assert drawn(tmp_path, "Pâtisserie") != drawn(tmp_path, "Patisserie")
