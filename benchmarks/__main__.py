@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from benchmarks import busy, lanes, loop, memory, overhead, polling, resume, soak, start, wire
+from benchmarks import busy, lanes, loop, memory, overhead, planning, polling, resume, soak, start, wire
 from benchmarks.report import Report, markdown_table
 from benchmarks.results import QUICK_RESULTS, RESULTS, can_draw, write_results
 
@@ -27,6 +27,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], Report]]] = {
     "busy": busy.run,
     "lanes": lanes.run,
     "resume": resume.run,
+    "planning": planning.run,
 }
 #: Runs for as long as it is told to, and only when it is named.
 SOAK: Final = "soak"

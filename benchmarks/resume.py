@@ -30,7 +30,7 @@ from typing import Final
 from asyncgen.api import ImageGenerator
 from asyncgen.commands import BatchOptions, Setup, run_batch
 from asyncgen.intake import Intake
-from asyncgen.prompts import PromptFile, RawRow
+from asyncgen.prompts import PromptFile, RawRow, format_of
 from asyncgen.records import SANDBOX, Want
 from asyncgen.request import content_key
 from asyncgen.run import shared_workspace
@@ -42,13 +42,13 @@ from benchmarks.report import Plot, RawSample, Report, Target, machine
 QUESTION: Final = "resume: what does continuing a finished batch take, for each image that is there?"
 
 SIDE: Final = "asyncgen batch"
+_STYLE: Final = "1"
+_FILE: Final = "prompts.txt"
 _SIZES: Final = (1_000, 100_000, 1_000_000)
 _QUICK_SIZES: Final = (1_000, 10_000)
 _ROUNDS: Final = 3
 TARGET_US: Final = 20.0
 TARGET_MB: Final = 50.0
-_STYLE: Final = "1"
-_BATCH: Final = "prompts"
 _CLAIMED_AT_ONCE: Final = 1000
 #: What befalls every item, in order; each statement takes all of them one step further.
 _FINISH: Final = (
@@ -82,7 +82,7 @@ def run(quick: bool) -> Report:
     samples, faults = [], []
     for images in sizes:
         with TemporaryDirectory(prefix="asyncgen-benchmark-") as folder:
-            asyncio.run(prepare(Path(folder), images))
+            asyncio.run(prepare(Path(folder) / _FILE, images))
             for _ in range(rounds):
                 continued = continue_batch(Path(folder))
                 samples.append(_sample(images, continued))
@@ -91,15 +91,22 @@ def run(quick: bool) -> Report:
     return _report(samples, faults)
 
 
-async def prepare(folder: Path, images: int) -> None:
-    """A prompt file, and an output root in which all it asks for is there."""
-    file = folder / f"{_BATCH}.txt"
+def _write_prompts(file: Path, images: int) -> None:
+    """A prompt a line, below a header where it is a CSV file."""
+    header, quote = ("prompt\n", '"') if format_of(file) == "csv" else ("", "")
     with file.open("w", encoding="utf-8") as lines:
-        lines.writelines(f"a lighthouse on a rock in heavy seas, study {number}\n" for number in range(images))
-    generator = ImageGenerator(sandbox=True, output_root=folder / "out")
-    async with shared_workspace(folder / "out") as workspace:
+        lines.write(header)
+        for number in range(images):
+            lines.write(f"{quote}a lighthouse on a rock in heavy seas, study {number}{quote}\n")
+
+
+async def prepare(file: Path, images: int) -> None:
+    """A prompt file, and beside it, in `out`, an output root in which all it asks for is there."""
+    _write_prompts(file, images)
+    generator = ImageGenerator(sandbox=True, output_root=file.parent / "out")
+    async with shared_workspace(file.parent / "out") as workspace:
         ledger = workspace.ledger
-        batch = await ledger.open_batch(_BATCH, SANDBOX)
+        batch = await ledger.open_batch(file.stem, SANDBOX)
         run_id = await ledger.begin_run(batch)
         with file.open(encoding="utf-8") as lines:
             said: dict[str, object] = {
@@ -107,7 +114,7 @@ async def prepare(folder: Path, images: int) -> None:
                 "template": None,
                 "declared": [],
             }  # in `asyncgen.source`, or no row is known
-            wants = _wants(generator, PromptFile(lines, "txt", str(file), generator.digest(said)))
+            wants = _wants(generator, PromptFile(lines, format_of(file), str(file), generator.digest(said)))
             while chunk := list(islice(wants, _CLAIMED_AT_ONCE)):
                 await ledger.claim(batch, run_id, chunk)
         await ledger.transact(_finish)
@@ -123,7 +130,7 @@ def _wants(generator: ImageGenerator, file: PromptFile) -> Iterator[Want]:
         assert isinstance(row, RawRow)
         if first is None:
             first = intake.plan(file.parse(row))[0].want
-        text = str(row.content)
+        text = str(row.content[0] if isinstance(row.content, list) else row.content)
         request = first.request.model_copy(update={"prompt": text})
         spec = replace(first.spec, prompt=text, prompt_sent=compose_prompt(style, text))
         key = content_key(request, 0, spec.workflow)
@@ -145,7 +152,7 @@ def _continue(folder: Path) -> Continued:
     os.chdir(folder)  # away from a `.env`
     overrides = {"output_root": Path("out")}
     setup = Setup(overrides, None, sandbox=True, as_json=False, verbosity=0, log_file=None, log_json=False)
-    source = SourceOptions(f"{_BATCH}.txt", None, None, False, {"style": _STYLE})
+    source = SourceOptions(_FILE, None, None, False, {"style": _STYLE})
     options = BatchOptions(source, None, again=False, retry_failed=False, rebuy_changed=False, model_urls=())
     said = StringIO()
     wall, cpu = time.perf_counter(), time.process_time()

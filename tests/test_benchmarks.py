@@ -16,13 +16,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as command
-from benchmarks import loop, memory, soak
+from benchmarks import loop, memory, planning, soak
 from benchmarks.pictures import picture_faults
 from benchmarks.readme import README, with_results
 from benchmarks.report import Plot, Report, Target
 from benchmarks.results import RESULTS, write_results
 from benchmarks.servers import static_server
-from benchmarks.sides import ASYNCGEN, FINISHED, FLOOR
+from benchmarks.sides import ASYNCGEN, FINISHED, FLOOR, PLAN_KEPT, READER
 from benchmarks.static_server import Replies, noise_png
 from benchmarks.trial import SMALL_PICTURE_BYTES, Task, attempt, rounds_of
 
@@ -83,6 +83,16 @@ def test_a_finished_batch_is_continued_from_a_file_without_being_made_again() ->
     files = dict(memory._of_files([40, 80]))
     assert list(files) == [40, 80]  # the side itself refuses to have made more or fewer than the new ones
     assert all(sample.peak_bytes > 5_000_000 for sample in files.values())
+
+
+@pytest.mark.parametrize(("side", "found"), [(READER, "2 rows were read, of 3"), (PLAN_KEPT, "0 are kept, of 3")])
+def test_a_side_that_has_planned_anything_else_ends_the_benchmark(
+    side: str, found: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.csv").write_text("prompt\na lighthouse\na harbour\n")
+    with pytest.raises(RuntimeError, match="failed with exit code 1"):
+        planning.planned(tmp_path / "prompts.csv", 3, side)
+    assert found in capfd.readouterr().err
 
 
 def test_a_soak_samples_itself_beside_a_sandbox_that_fails_and_judges_nothing_in_five_seconds(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ FLOOR: Final = "raw_sockets"
 OFFICIAL: Final = "official_client"
 OFFICIAL_OUTPUT: Final = "official_output"
 PLAIN: Final = "plain_aiohttp"
+PLAN_KEPT: Final = "plan_kept"  # these two, and the reader, fetch nothing
+PLAN_NEW: Final = "plan_new"
+READER: Final = "csv_reader"
 REQUESTS: Final = "requests_threads"
 
 #: What the tables call them, in the tables' order.
