@@ -7,8 +7,9 @@ import signal
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,13 +19,13 @@ from asyncgen.api import ImageGenerator
 from asyncgen.console import ask, can_ask, print_json, with_exit_code
 from asyncgen.display import Display, Moment
 from asyncgen.errors import AsyncgenError, InputError, LedgerError
-from asyncgen.exits import Exit, of_run
+from asyncgen.exits import Exit, of_error, of_run
 from asyncgen.intake import IndexedWant, Intake, TakeKept
 from asyncgen.library import read_object_info
 from asyncgen.pilot import Piloted, choose, contact_sheet, measured, pilot_fields, show_pilot
 from asyncgen.plan_display import print_report, show_report
-from asyncgen.planning import Assumed, Question, bought_fates, surveyed
-from asyncgen.records import Batch
+from asyncgen.planning import Assumed, Question, bought_fates, nothing_planned, surveyed
+from asyncgen.records import PLATFORM, SANDBOX, Batch
 from asyncgen.report import batch_statuses, jobs_out
 from asyncgen.request import INPUT_PICTURES, parse_request
 from asyncgen.results import ImageResult
@@ -37,6 +38,7 @@ from asyncgen.tally import Statistics
 from asyncgen.waking import WarmUp, warm_up, warm_up_of
 from asyncgen.warming import JOB_SECONDS
 
+P = ParamSpec("P")
 _CHUNK: Final = 32
 _LEVELS: Final = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
@@ -70,7 +72,22 @@ class BatchOptions:
     warm: int | None = None  # so many workers
 
 
+def _refusing_in_json(command: Callable[Concatenate[Setup, P], Exit]) -> Callable[Concatenate[Setup, P], Exit]:
+    """With `--json`, what ends a command before its run is an object on standard output too."""
+
+    @wraps(command)
+    def run(setup: Setup, /, *args: P.args, **kwargs: P.kwargs) -> Exit:
+        try:
+            return command(setup, *args, **kwargs)
+        except AsyncgenError as error:
+            display.display_for(as_json=setup.as_json, quiet=True).refused(str(error), [str(error)])
+            raise
+
+    return run
+
+
 @with_exit_code
+@_refusing_in_json
 def run_batch(setup: Setup, options: BatchOptions) -> Exit:
     """`asyncgen batch`."""
     generator = _generator(setup, _model_urls(options.model_urls))
@@ -167,6 +184,7 @@ async def _in_chunks(wanted: Sequence[IndexedWant]) -> AsyncGenerator[list[Index
 
 
 @with_exit_code
+@_refusing_in_json
 def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[str, Any], urls: Sequence[str]) -> Exit:
     """`asyncgen generate`."""
     generator = _generator(setup, _model_urls(urls))
@@ -180,6 +198,7 @@ def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[st
 
 
 @with_exit_code
+@_refusing_in_json
 def run_retry(setup: Setup, name: str, urls: Sequence[str], *, rebuy_changed: bool) -> Exit:
     """`asyncgen retry`: the whole batch once more from the ledger, where what is there is kept.
 
@@ -202,6 +221,17 @@ def run_retry(setup: Setup, name: str, urls: Sequence[str], *, rebuy_changed: bo
 @with_exit_code
 def run_plan(setup: Setup, options: BatchOptions, assumed: Assumed) -> Exit:
     """`asyncgen plan`: what `asyncgen batch` would do."""
+    try:
+        return _plan(setup, options, assumed)
+    except AsyncgenError as error:
+        if setup.as_json:
+            name, problems = options.name or Path(options.source.file).stem, [str(error)]
+            realm = SANDBOX if setup.sandbox else PLATFORM
+            print_report(nothing_planned(name, realm, lambda: iter(problems), len(problems)))
+        raise
+
+
+def _plan(setup: Setup, options: BatchOptions, assumed: Assumed) -> Exit:
     generator = _generator(setup, _model_urls(options.model_urls))
     with _shown(replace(setup, as_json=False, verbosity=min(setup.verbosity, 0)), generator.settings):
         with surveyed(_question(generator, options, assumed)) as report:
@@ -339,9 +369,13 @@ async def _execute(generator: ImageGenerator, job: _RunPlan, shown: Display) -> 
             shown.notice(
                 f"{out} jobs are out and being paid for; the same command collects them, within 30 minutes of their end"
             )
-        if error is not None and not watch.stopped_now:
-            raise error
-        code = Exit.STOPPED if watch.stopped_now else of_run(run.statistics, stopped=watch.stopping)
+        if watch.stopped_now:
+            code = Exit.STOPPED
+        elif error is not None:
+            complain(str(error))
+            code = of_error(error)
+        else:
+            code = of_run(run.statistics, stopped=watch.stopping)
         return _Ended(code, run.batch, run.statistics, watch.held_ids)
 
 

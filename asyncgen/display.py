@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,6 +88,7 @@ class Display(Protocol):
     def landed(self, result: ImageResult) -> None: ...
     def tick(self, moment: Moment) -> None: ...
     def notice(self, text: str) -> None: ...
+    def refused(self, message: str, problems: Sequence[str]) -> None: ...
     def ended(self, batch: Batch, root: Path, moment: Moment, error: AsyncgenError | None) -> None: ...
     def live(self) -> AbstractContextManager[None]: ...
 
@@ -111,6 +112,10 @@ class JsonDisplay:
 
     def notice(self, text: str) -> None:
         tell(text)  # standard output is for programs
+
+    def refused(self, message: str, problems: Sequence[str]) -> None:
+        """Nothing is run, and why: the only object then, as the summary is the last one of a run."""
+        self._print({"event": "error", "error": message, "problems": list(problems)})
 
     def ended(self, batch: Batch, root: Path, moment: Moment, error: AsyncgenError | None) -> None:
         self._print({"event": "summary", "batch": batch.name, **summary_fields(moment), "error": _text_or_none(error)})
@@ -148,6 +153,9 @@ class PlainDisplay:
 
     def notice(self, text: str) -> None:
         self.console.print(Text(text))
+
+    def refused(self, message: str, problems: Sequence[str]) -> None:
+        """Standard error tells it."""
 
     def ended(self, batch: Batch, root: Path, moment: Moment, error: AsyncgenError | None) -> None:
         for line in summary_lines(batch, root, moment):

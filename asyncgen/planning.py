@@ -271,9 +271,17 @@ def _of_stopped(question: Question, problems: _Problems) -> Report:
     assert question.stopped_by is not None
     problems.add(question.stopped_by)
     question.source.look_for_bad_rows(problems.add)
+    notes = ["rows are read, and not planned: what is wrong above is wrong for all of them"]
+    return nothing_planned(question.batch, question.realm, problems.texts, problems.count, notes)
+
+
+def nothing_planned(
+    batch: str, realm: str, problems: Callable[[], Iterator[str]], problem_count: int, notes: Sequence[str] = ()
+) -> Report:
+    """The report of a batch that cannot be planned."""
     return Report(
-        batch=question.batch,
-        realm=question.realm,
+        batch=batch,
+        realm=realm,
         is_new=None,
         fates=None,
         to_make=0,
@@ -283,9 +291,9 @@ def _of_stopped(question: Question, problems: _Problems) -> Report:
         lanes=0,
         samples=[],
         largest=None,
-        problems=problems.texts,
-        problem_count=problems.count,
-        notes=["rows are read, and not planned: what is wrong above is wrong for all of them"],
+        problems=problems,
+        problem_count=problem_count,
+        notes=notes,
     )
 
 

@@ -87,15 +87,18 @@ class Source:
             complain(str(error))
         if len(bad) > _MOST_BAD_ROWS_SHOWN:
             complain(f"and {len(bad) - _MOST_BAD_ROWS_SHOWN} more")
+        refusal = None
         if bad and not self._options.skip_bad:
-            complain(f"{len(bad)} bad rows, nothing was sent: mend them, or leave them out with --skip-bad")
-            return None
-        if bad:
+            refusal = f"{len(bad)} bad rows, nothing was sent: mend them, or leave them out with --skip-bad"
+        elif bad:
             shown.notice(f"{len(bad)} bad rows are left out")
-        if total == 0:
-            complain(f"{self.name}: there is no prompt in it")
-            return None
-        return total
+        if total == 0 and refusal is None:
+            refusal = f"{self.name}: there is no prompt in it"
+        if refusal is None:
+            return total
+        complain(refusal)
+        shown.refused(refusal, [str(error) for error in bad] or [refusal])
+        return None
 
     def _look_through(self, generator: ImageGenerator, known: KnownRows | None) -> tuple[int, list[InputError]]:
         """The number of wanted jobs, and what is wrong with the bad rows."""

@@ -261,6 +261,32 @@ def test_bad_rows_are_told_by_file_line_and_field_and_nothing_is_sent(
     assert [job["prompt"] for job in sandbox.books(endpoint)] == ["a fox"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("batch", "header.csv"), "header.csv:1:header: the header names a column 'promt'"),
+        (("batch", "missing.txt"), "missing.txt: cannot be read"),
+        (("batch", "row.csv"), "row.csv:2:steps: "),
+        (("batch", "empty.txt"), "there is no prompt in it"),
+        (("batch", "row.csv", "--workflow", "none"), "workflow: there is no workflow 'none'"),
+        (("generate", ""), "the prompt is empty"),
+        (("retry", "none"), "has no batch 'none'"),
+    ],
+)
+def test_with_json_what_stops_a_command_before_its_run_is_json_too(
+    inside: Cli, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    write(tmp_path / "header.csv", ["promt", "a fox"])
+    write(tmp_path / "row.csv", ["prompt,steps", "a fox,x"])
+    write(tmp_path / "empty.txt", ["# nothing"])
+    ran = inside(*arguments, "--json")
+    assert ran.code == 2
+    (entry,) = ran.json
+    assert entry["event"] == "error"
+    assert any(told in problem for problem in entry["problems"]), entry
+    assert entry["error"] in ran.err
+
+
 def test_a_stream_fails_at_its_row_and_keeps_what_is_done(
     cli: Cli, sandbox: Remote, endpoint: str, tmp_path: Path
 ) -> None:

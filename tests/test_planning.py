@@ -164,6 +164,26 @@ def test_options_and_workflows_that_are_wrong_are_told_once_beside_rows_that_can
         assert "set.jsonl:2" in ran.summary["problems"][1]
 
 
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("header.csv", "header.csv:1:header: the header names a column 'promt'"),
+        ("missing.txt", "missing.txt: cannot be read"),
+        ("bad.toml", "bad.toml"),
+        ("p.docx", "p.docx"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_a_problem_in_json_too(run: Cli, tmp_path: Path, file: str, told: str) -> None:
+    write(tmp_path / "header.csv", ["promt", "a fox"])
+    write(tmp_path / "bad.toml", ["prompts = ["])
+    ran = run("plan", file, "--json")
+    assert ran.code == 2
+    (report,) = ran.json
+    assert (report["would_stop"], report["to_make"], report["problem_count"]) == (True, 0, 1)
+    assert told in report["problems"][0]
+    assert report["problems"][0] in ran.err
+
+
 def test_an_id_used_twice_is_found_though_its_image_is_there(run: Cli, tmp_path: Path) -> None:
     file = write(tmp_path / "set.jsonl", [{"prompt": "a fox", "id": "one"}])
     run("batch", file, *SIZE)
