@@ -17,7 +17,8 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     api                       generate_many, stream_many, ImageGenerator
     repair                    an output root made true again, for `asyncgen verify --repair`
     adopter                   a folder of pictures that were made elsewhere, taken into a batch
-    run                       the composition root: wires everything below together
+    run                       the composition root: wires everything below together for a run over a batch
+    workspace                 one output root in use: its lock, ledger, store, manifest, endpoints
     steering                  what a command does to the runs that go on
     engine                    bounded fan-out: claims, starts, hands on, stops
     tally                     what a run has come to so far

@@ -30,8 +30,8 @@ from asyncgen.naming import safe_name
 from asyncgen.origins import origin_of
 from asyncgen.ports import Disk
 from asyncgen.records import Batch, StoredPicture
-from asyncgen.run import Workspace
 from asyncgen.store import cannot_write, temporary_path
+from asyncgen.workspace import Workspace
 
 #: Where files go that lie outside of the output root.
 FOLDER: Final = "adopted"

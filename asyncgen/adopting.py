@@ -19,8 +19,9 @@ from asyncgen.console import print_json, printable, say, with_exit_code
 from asyncgen.errors import InputError
 from asyncgen.exits import Exit
 from asyncgen.registry import StylesRegistry
-from asyncgen.run import ledger_path_of, new_planner, output_root, shared_workspace
+from asyncgen.run import new_planner
 from asyncgen.settings import Settings, load_settings
+from asyncgen.workspace import ledger_path_of, output_root, shared_workspace
 
 _SHOWN_CHARACTERS: Final = 80
 

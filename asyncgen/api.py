@@ -33,11 +33,12 @@ from asyncgen.registry import StylesRegistry
 from asyncgen.report import style_history
 from asyncgen.request import KEY_VERSION, ImageRequest
 from asyncgen.results import ImageResult
-from asyncgen.run import BatchRun, Target, Workspace, new_input_pictures, new_planner, open_run, open_target
+from asyncgen.run import BatchRun, Target, new_input_pictures, new_planner, open_run, open_target
 from asyncgen.scoring import Scorer
 from asyncgen.settings import Concurrency, Settings, load_settings
 from asyncgen.template import Template
 from asyncgen.url_secrets import recordable
+from asyncgen.workspace import Workspace, ledger_path_of, output_root
 
 if TYPE_CHECKING:
     from asyncgen.plan import Planner
@@ -110,7 +111,7 @@ class ImageGenerator:
     @cached_property
     def _pictures(self) -> InputPictures:
         """Before entering their root is that of a run, unless the endpoint turns out to be a sandbox."""
-        return new_input_pictures(self.settings, run.output_root(self.settings, self.realm))
+        return new_input_pictures(self.settings, output_root(self.settings, self.realm))
 
     def digest(self, fields: Mapping[str, Any]) -> bytes:
         """A hash (16 bytes) of all that decides, beside a row itself, what it wants; `fields` are those of every row.
@@ -128,7 +129,7 @@ class ImageGenerator:
     @property
     def ledger_path(self) -> Path:
         """Where the ledger is. Before entering: where it is unless the endpoint turns out to be a sandbox."""
-        return run.ledger_path_of(self.settings, self.realm)
+        return ledger_path_of(self.settings, self.realm)
 
     @property
     def realm(self) -> str:

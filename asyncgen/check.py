@@ -18,10 +18,10 @@ from asyncgen.ports import TransportError
 from asyncgen.protocol import EndpointAddress, Health, Rejected, Transient
 from asyncgen.records import PLATFORM
 from asyncgen.registry import StylesRegistry
-from asyncgen.run import LEDGER_NAME, output_root
 from asyncgen.settings import Settings, source_of, user_folder, variable_of
 from asyncgen.template import Template
 from asyncgen.transport import aiohttp_transport
+from asyncgen.workspace import LEDGER_NAME, output_root
 
 Level = Literal["ok", "warning", "problem"]
 #: File systems on which several machines may see one file: SQLite's WAL needs shared memory, which they do not share.

@@ -12,9 +12,9 @@ from asyncgen.costs import By, CostLine, Costs, costs
 from asyncgen.display import duration
 from asyncgen.exits import Exit
 from asyncgen.money import Label, Use, dollars
-from asyncgen.run import ledger_path_of
 from asyncgen.settings import load_settings
 from asyncgen.streams import Output
+from asyncgen.workspace import ledger_path_of
 
 _COLUMNS: Final = ("jobs", "out", "kept", "GPU time", "cost", "without a picture", "per kept image")
 _CSV_COLUMNS: Final = (

@@ -20,10 +20,10 @@ from asyncgen.lifecycle import State
 from asyncgen.outstanding import Group, JobOut, outstanding
 from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.results import ImageResult
-from asyncgen.run import ledger_path_of
 from asyncgen.selection import Selection
 from asyncgen.settings import load_settings, state_folder
 from asyncgen.system import SystemClock
+from asyncgen.workspace import ledger_path_of
 
 _MOST_GROUPS: Final = 30
 _MOST_NAMED: Final = 10

@@ -20,10 +20,10 @@ from asyncgen.manifest import FILE_NAME
 from asyncgen.ports import Disk
 from asyncgen.rebuild import Rebuilt, rebuild
 from asyncgen.report import reading
-from asyncgen.run import Workspace, shared_workspace
 from asyncgen.schema import cure_of
 from asyncgen.store import cannot_write, temporary_path
 from asyncgen.verify import Kind, Problem, Verification
+from asyncgen.workspace import Workspace, shared_workspace
 
 _NOTE: Final = "asyncgen verify --repair was interrupted here: run it again"
 _MOST_NOTE_BYTES: Final = 4096

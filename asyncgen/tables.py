@@ -16,9 +16,9 @@ from asyncgen.lifecycle import FAILURES, OUT, State
 from asyncgen.money import dollars
 from asyncgen.registry import StylesRegistry
 from asyncgen.report import BatchStatus, batch_statuses, style_history
-from asyncgen.run import ledger_path_of
 from asyncgen.settings import load_settings
 from asyncgen.story import Bought, Story, stories
+from asyncgen.workspace import ledger_path_of
 
 _STATUS_COLUMNS = (
     "batch", "made by", "begun (UTC)", "wanted", "stored", "out", "failed", "held", "to do", "GPU time", "cost",

@@ -18,10 +18,10 @@ from asyncgen.manifest import FILE_NAME
 from asyncgen.rebuild import Rebuilt
 from asyncgen.repair import mend, rebuild_ledger
 from asyncgen.report import reading
-from asyncgen.run import ledger_path_of, output_root
 from asyncgen.settings import load_settings
 from asyncgen.streams import OutputError
 from asyncgen.verify import WRONG, Kind, Problem, Verification, ledger_problems
+from asyncgen.workspace import ledger_path_of, output_root
 
 _WHAT_NEXT: Final = {
     Kind.LEDGER: "--repair makes a new ledger of what can be read and of the manifest",

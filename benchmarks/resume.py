@@ -33,9 +33,9 @@ from asyncgen.intake import Intake
 from asyncgen.prompts import PromptFile, RawRow, format_of
 from asyncgen.records import SANDBOX, Want
 from asyncgen.request import content_key
-from asyncgen.run import shared_workspace
 from asyncgen.source import SourceOptions
 from asyncgen.styles import compose_prompt
+from asyncgen.workspace import shared_workspace
 from benchmarks.child import peak_bytes
 from benchmarks.report import Plot, RawSample, Report, Target, machine
 

@@ -28,9 +28,9 @@ from asyncgen.lifecycle import State
 from asyncgen.prompts import PromptFile, RawRow
 from asyncgen.protocol import Timing
 from asyncgen.records import PLATFORM, Item
-from asyncgen.run import Workspace, shared_workspace
 from asyncgen.source import Source, SourceOptions
 from asyncgen.template import DEFAULT_WORKFLOW
+from asyncgen.workspace import Workspace, shared_workspace
 
 BATCH = "set"
 

@@ -32,9 +32,10 @@ from support import (
 from asyncgen import ImageGenerator, LedgerError, LedgerLockedError, RunPausedError, SettingsError, StoreError
 from asyncgen.errors import LedgerVersionError
 from asyncgen.records import PLATFORM, SANDBOX
-from asyncgen.run import find_target, open_target, shared_workspace
+from asyncgen.run import find_target, open_target
 from asyncgen.sandbox import Sandbox, SandboxSettings
 from asyncgen.settings import load_settings
+from asyncgen.workspace import shared_workspace
 
 pytestmark = pytest.mark.anyio
 
