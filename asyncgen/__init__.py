@@ -2,7 +2,8 @@
 
 The story is in `asyncgen.job`; from there the map, upper files using lower ones only (`.importlinter`)::
 
-    cli, options              the command line: commands, and the options that they share
+    cli, library_cli, queue_cli, options
+                              the command line: commands, their groups, and the options that they share
     commands, tables          what they do: make images; show what is there
     serving, verifying        the sandbox on its own; `asyncgen verify`
     library_commands          `asyncgen workflows`

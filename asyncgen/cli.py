@@ -1,4 +1,7 @@
-"""The command line: arguments in, exit codes out. What the commands do is in `commands`, `tables` and `serving`."""
+"""The command line: arguments in, exit codes out. What the commands do is in `commands`, `tables` and `serving`.
+
+Those of `asyncgen queue`, `styles` and `workflows` are in `queue_cli` and `library_cli`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from asyncgen import options
+from asyncgen import library_cli, options, queue_cli
 from asyncgen._version import __version__
 
 app = typer.Typer(
@@ -26,14 +29,9 @@ app = typer.Typer(
     "held whose outcome is unknown; 6 the ledger, the output folder, the network or standard output cannot be used; "
     "7 the budget is used up, the rest is pending; 8 the pilot is done, the rest awaits a yes; 70 a bug of asyncgen's.",
 )
-styles_app = typer.Typer(invoke_without_command=True, help="List the styles of the registry, or show one.")
-app.add_typer(styles_app, name="styles")
-workflows_app = typer.Typer(invoke_without_command=True, help="List the workflows, show, check or add one.")
-app.add_typer(workflows_app, name="workflows")
-
-queue_app = typer.Typer(invoke_without_command=True, help="Show what is out and what waits, by endpoint and lane.")
-app.add_typer(queue_app, name="queue")
-
+app.add_typer(library_cli.styles_app, name="styles")
+app.add_typer(library_cli.workflows_app, name="workflows")
+app.add_typer(queue_cli.queue_app, name="queue")
 
 _REQUEST_FIELDS: Final = (
     "style", "width", "height", "steps", "seed", "images", "batch_size", "character_lora", "cine_strength", "guidance",
@@ -296,13 +294,13 @@ def retry(
 @app.command()
 def status(
     out: options.Out = None,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
+    sandbox: options.OfSandbox = False,
     json: options.AsJson = False,
 ) -> None:
     """Show every batch: how many images are there, out, failed or held. Works beside a run."""
     from asyncgen import tables  # noqa: PLC0415 - as above
 
-    raise typer.Exit(tables.show_status({"output_root": out}, realm=_realm(sandbox), as_json=json))
+    raise typer.Exit(tables.show_status({"output_root": out}, realm=options.realm(sandbox), as_json=json))
 
 
 @app.command()
@@ -311,7 +309,7 @@ def why(
         str, typer.Argument(metavar="ID", help="A request id (img_…), your own id, a job id, or a picture's path.")
     ],
     out: options.Out = None,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
+    sandbox: options.OfSandbox = False,
     json: options.AsJson = False,
 ) -> None:
     """Tell the whole story of an image: what was wanted, what happened, what was bought, what can be done.
@@ -320,7 +318,7 @@ def why(
     """
     from asyncgen import tables  # noqa: PLC0415 - as above
 
-    raise typer.Exit(tables.show_why({"output_root": out}, name, realm=_realm(sandbox), as_json=json))
+    raise typer.Exit(tables.show_why({"output_root": out}, name, realm=options.realm(sandbox), as_json=json))
 
 
 @app.command()
@@ -330,7 +328,7 @@ def cost(
     ] = options.CostBy.RUN,
     batch: Annotated[str | None, typer.Option("--batch", help="Of this batch alone.")] = None,
     out: options.Out = None,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
+    sandbox: options.OfSandbox = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output, without a total.")] = False,
     json: options.AsJson = False,
 ) -> None:
@@ -342,74 +340,8 @@ def cost(
 
     where = {"output_root": out}
     raise typer.Exit(
-        cost_commands.show_cost(where, realm=_realm(sandbox), by=by, batch=batch, as_csv=csv, as_json=json)
+        cost_commands.show_cost(where, realm=options.realm(sandbox), by=by, batch=batch, as_csv=csv, as_json=json)
     )
-
-
-@queue_app.callback()
-def queue_list(
-    context: typer.Context,
-    batch: Annotated[str | None, typer.Option("--batch", help="Of this batch alone.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=0, help="So many of the oldest jobs are listed.")] = 20,
-    out: options.Out = None,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")] = False,
-    json: options.AsJson = False,
-) -> None:
-    """Show what is out and what waits, by endpoint and lane, with ages and when results expire. Works beside a run."""
-    from asyncgen import queue_commands  # noqa: PLC0415 - as above
-
-    if context.invoked_subcommand is None:
-        where = {"output_root": out}
-        raise typer.Exit(queue_commands.show_queue(where, realm=_realm(sandbox), batch=batch, jobs=jobs, as_json=json))
-
-
-QueueBatch = Annotated[
-    str | None, typer.Option("--batch", help="The run of this batch. [default: every run of the output root]")
-]
-OfSandbox = Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")]
-
-
-@queue_app.command("pause")
-def queue_pause(batch: QueueBatch = None, out: options.Out = None, sandbox: OfSandbox = False) -> None:
-    """Have a run send nothing new. What is out is collected, and the run waits."""
-    from asyncgen import queue_commands  # noqa: PLC0415 - as above
-
-    raise typer.Exit(queue_commands.pause_run({"output_root": out}, realm=_realm(sandbox), batch=batch))
-
-
-@queue_app.command("continue")
-def queue_continue(batch: QueueBatch = None, out: options.Out = None, sandbox: OfSandbox = False) -> None:
-    """Have a paused run go on."""
-    from asyncgen import queue_commands  # noqa: PLC0415 - as above
-
-    raise typer.Exit(queue_commands.continue_run({"output_root": out}, realm=_realm(sandbox), batch=batch))
-
-
-@queue_app.command("cancel")
-def queue_cancel(
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="ID", help="Request ids (img_…), your own ids, or job ids.")
-    ] = None,
-    style: Annotated[str | None, typer.Option("--style", help="What is of this style.")] = None,
-    lora: Annotated[str | None, typer.Option("--lora", help="What loads this LoRA.")] = None,
-    workflow: Annotated[str | None, typer.Option("--workflow", help="What is made by this workflow.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Everything that is not there yet.")] = False,
-    batch: QueueBatch = None,
-    endpoint: options.EndpointOption = None,
-    mode: options.Mode = None,
-    out: options.Out = None,
-    sandbox: OfSandbox = False,
-) -> None:
-    """Take images back: jobs that are out are cancelled, what was not sent is not sent, rows not read yet included.
-
-    Several options narrow it down. What has ended by then is kept. Without a run this does it itself, and waits until
-    every job has ended. The batch's own command wants them again.
-    """
-    from asyncgen import queue_commands, selection  # noqa: PLC0415 - as above
-
-    wanted = selection.Selection(frozenset(ids or ()), style, lora, workflow)
-    where = {"output_root": out, "endpoint": endpoint, "mode": mode}
-    raise typer.Exit(queue_commands.cancel(where, sandbox=sandbox, batch=batch, wanted=wanted, everything=everything))
 
 
 @app.command()
@@ -436,7 +368,7 @@ def adopt(
     from asyncgen import adopting  # noqa: PLC0415 - as above
 
     overrides = {"output_root": out, "styles": styles, "workflow": workflow, "mode": mode}
-    chosen = adopting.AdoptOptions(folder, name, _realm(sandbox), fixed_seeds, dry_run, json)
+    chosen = adopting.AdoptOptions(folder, name, options.realm(sandbox), fixed_seeds, dry_run, json)
     raise typer.Exit(adopting.run_adopt(overrides, chosen))
 
 
@@ -452,61 +384,6 @@ def show(
     from asyncgen import showing  # noqa: PLC0415 - as above
 
     raise typer.Exit(showing.show_files(files, as_json=json))
-
-
-@queue_app.command("urgent")
-def queue_urgent(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Your own ids, or request ids (img_…).")],
-    batch: QueueBatch = None,
-    out: options.Out = None,
-    sandbox: OfSandbox = False,
-) -> None:
-    """Have a run start these images before all others that it has not started.
-
-    What it has read ahead comes next, after at most 32 that are on their way; what it has not read yet, once it has.
-    """
-    from asyncgen import queue_commands  # noqa: PLC0415 - as above
-
-    raise typer.Exit(queue_commands.prefer({"output_root": out}, realm=_realm(sandbox), batch=batch, ids=ids))
-
-
-@queue_app.command("add")
-def queue_add(
-    batch: Annotated[str, typer.Argument(metavar="BATCH", help="Name of the batch (see `asyncgen status`).")],
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="Prompts, in any form that `asyncgen batch` reads.")
-    ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt, instead of a file.")] = None,
-    format: Annotated[str | None, typer.Option("--format", help="As for `asyncgen batch`.")] = None,
-    id: Annotated[str | None, typer.Option("--id", help="Your own id for the one prompt.")] = None,
-    priority: Annotated[
-        int | None, typer.Option("--priority", help="Higher is started first, -1000 to 1000. [default: 0]")
-    ] = None,
-    style: options.Style = None,
-    width: options.Width = None,
-    height: options.Height = None,
-    steps: options.Steps = None,
-    seed: options.Seed = None,
-    images: options.Images = None,
-    workflow: options.WorkflowOption = None,
-    styles: options.Styles = None,
-    endpoint: options.EndpointOption = None,
-    mode: options.Mode = None,
-    out: options.Out = None,
-    sandbox: OfSandbox = False,
-) -> None:
-    """Add images to a batch while it is run; without a run they are recorded, and `asyncgen retry BATCH` makes them.
-
-    All are looked at before any is added. What the batch has already is not made again.
-    """
-    from asyncgen import adding  # noqa: PLC0415 - as above
-
-    said = {"style": style, "width": width, "height": height, "steps": steps, "seed": seed, "images": images}
-    said |= {"id": id, "priority": priority}
-    fields = {name: value for name, value in said.items() if value is not None}
-    where = {"output_root": out, "styles": styles, "workflow": workflow, "endpoint": endpoint, "mode": mode}
-    items = {"file": file, "format": format, "prompt": prompt}
-    raise typer.Exit(adding.add(where, batch, **items, fields=fields, sandbox=sandbox))
 
 
 @app.command()
@@ -525,82 +402,7 @@ def verify(
     from asyncgen import verifying  # noqa: PLC0415 - as above
 
     overrides = {"output_root": out}
-    raise typer.Exit(verifying.run_verify(overrides, _realm(sandbox), repair=repair, as_json=json))
-
-
-@styles_app.callback()
-def styles_list(context: typer.Context, styles: options.Styles = None, json: options.AsJson = False) -> None:
-    """List the styles of the registry."""
-    from asyncgen import tables  # noqa: PLC0415 - as above
-
-    context.obj = styles
-    if context.invoked_subcommand is None:
-        raise typer.Exit(tables.show_styles({"styles": styles}, as_json=json))
-
-
-@styles_app.command("show")
-def styles_show(
-    context: typer.Context,
-    style_id: Annotated[str, typer.Argument(metavar="ID", help="Style id.")],
-    styles: options.Styles = None,
-    out: options.Out = None,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="History of the sandbox's output root.")] = False,
-    json: options.AsJson = False,
-) -> None:
-    """Show one style and what was generated in it."""
-    from asyncgen import tables  # noqa: PLC0415 - as above
-
-    overrides = {"styles": styles or context.obj, "output_root": out}
-    raise typer.Exit(tables.show_style(overrides, style_id, realm=_realm(sandbox), as_json=json))
-
-
-@workflows_app.callback()
-def workflows_list(context: typer.Context, json: options.AsJson = False) -> None:
-    """List the workflows, shipped ones and your own, with what each needs on the worker."""
-    from asyncgen import library_commands  # noqa: PLC0415 - as above
-
-    if context.invoked_subcommand is None:
-        raise typer.Exit(library_commands.list_workflows(as_json=json))
-
-
-@workflows_app.command("show")
-def workflows_show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A workflow's name, or its graph file.")],
-    json: options.AsJson = False,
-) -> None:
-    """Show the parameters of a workflow: where each goes, and what stands in the graph."""
-    from asyncgen import library_commands  # noqa: PLC0415 - as above
-
-    raise typer.Exit(library_commands.show_workflow(name, as_json=json))
-
-
-@workflows_app.command("check")
-def workflows_check(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A workflow's name, or its graph file.")],
-    object_info: options.ObjectInfo = None,
-    json: options.AsJson = False,
-) -> None:
-    """Tell everything that is wrong with a workflow's graph, also what ComfyUI lets through. Spends nothing."""
-    from asyncgen import library_commands  # noqa: PLC0415 - as above
-
-    raise typer.Exit(library_commands.check_workflow(name, object_info, as_json=json))
-
-
-@workflows_app.command("add")
-def workflows_add(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A graph, exported from ComfyUI in API format.")],
-    name: Annotated[str | None, typer.Option("--name", help="Its name. [default: the file's]")] = None,
-    object_info: options.ObjectInfo = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the one of that name.")] = False,
-    json: options.AsJson = False,
-) -> None:
-    """Find out which inputs of your own graph take which parameter, and keep it as a workflow.
-
-    With --object-info it is checked against your own server, now and before each run.
-    """
-    from asyncgen import library_commands  # noqa: PLC0415 - as above
-
-    raise typer.Exit(library_commands.add_workflow(file, name, object_info, replace=replace, as_json=json))
+    raise typer.Exit(verifying.run_verify(overrides, options.realm(sandbox), repair=repair, as_json=json))
 
 
 @app.command()
@@ -723,10 +525,6 @@ def _run_workflow(given: str | list[str] | None) -> str | None:
     if isinstance(given, list):
         return given[0] if len(given) == 1 else None
     return given
-
-
-def _realm(on_sandbox: bool) -> str:
-    return "sandbox" if on_sandbox else "runpod"
 
 
 def _setup(given: dict[str, Any]) -> Any:

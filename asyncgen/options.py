@@ -154,6 +154,7 @@ Mode = Annotated[str | None, typer.Option("--mode", help="wizard, new_pre or pos
 Out = Annotated[Path | None, typer.Option("--out", help="Output root: images, manifest and ledger.")]
 Styles = Annotated[Path | None, typer.Option("--styles", help="Styles registry file.")]
 Sandbox = Annotated[bool, typer.Option("--sandbox", help="Use the embedded sandbox: no key, no account, no cost.")]
+OfSandbox = Annotated[bool, typer.Option("--sandbox", help="Of the sandbox's output root.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
 Stop = Annotated[
     OnStop | None, typer.Option("--on-stop", help="On Ctrl-C, collect or cancel what is out. [default: collect]")
@@ -196,3 +197,8 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again wha
 RebuyChanged = Annotated[
     bool, typer.Option("--rebuy-changed", help="Make images again whose style, workflow or values have changed.")
 ]
+
+
+def realm(on_sandbox: bool) -> str:
+    """The realm that `--sandbox` chooses, or its absence."""
+    return "sandbox" if on_sandbox else "runpod"
