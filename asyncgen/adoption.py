@@ -20,6 +20,7 @@ from asyncgen.plan import Planner
 from asyncgen.records import SANDBOX, SentPicture, Spec, Want
 from asyncgen.request import ImageRequest, content_key, parse_request
 from asyncgen.styles import Style, compose_prompt
+from asyncgen.workflow import DEFAULTS
 
 #: Stands for a seed that nobody knows.
 SEED_NOT_KNOWN: Final = 0
@@ -29,7 +30,7 @@ _BETWEEN: Final = ", .;\t\r\n"
 _SUFFIX: Final = ".safetensors"
 _VALUES: Final = ("steps", "sampler_name", "scheduler_name", "flux_guidance", "width", "height")
 _MOST_STRENGTH: Final = 10.0
-_NOT_IN_RECORD: Final = frozenset({"loras", "model_urls", "sent_pictures"})
+_NOT_IN_RECORD: Final = frozenset({"loras", "model_urls", "sent_pictures", "unused"})
 _SPEC_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     **dict.fromkeys(("prompt", "prompt_sent", "workflow", "workflow_digest", "model"), (str,)),
     **dict.fromkeys(("sampler_name", "scheduler_name"), (str,)),
@@ -104,7 +105,9 @@ class Adoption:
             request = parse_request({**record["request"], "prompt": record["prompt"]})
             values = {name: record[name] for name in Spec.__slots__ if name not in _NOT_IN_RECORD}
             sent = {name: SentPicture(**sent) for name, sent in record["input_pictures"].items() if sent}
-            spec = Spec(**values, loras=origin.loras, sent_pictures=sent)
+            unused = tuple(name for name in values if values[name] is None and name in DEFAULTS)
+            values |= {name: DEFAULTS[name] for name in unused}
+            spec = Spec(**values, loras=origin.loras, sent_pictures=sent, unused=unused)
             replica = int(record["replica"])
             _check_types(spec)
             spec = Spec.from_json(spec.to_json())
@@ -118,12 +121,13 @@ class Adoption:
         return Adoptable(request, spec, origin.seed, replica, replica_is_free=False, said_by="asyncgen", number=number)
 
     def _as_today(self, request: ImageRequest, spec: Spec) -> Spec:
-        """The URLs of LoRA files are not in a file: where all else is as it is today, they are too."""
+        """What is not in a file, like URLs of LoRA files: where all else is as it is today, it is too."""
         try:
             today = self._planner.want(request, 0).spec
         except InputError:
             return spec
-        return today if replace(today, model_urls=()) == spec else spec
+        of_today = {name: getattr(today, name) for name in spec.unused}  # which a file does not say
+        return today if replace(today, model_urls=()) == replace(spec, **of_today) else spec
 
     # -- what others have written --------------------------------------------------------------------------------
 

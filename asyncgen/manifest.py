@@ -125,6 +125,7 @@ def _line(row: tuple[Any, ...]) -> dict[str, Any]:
      rerolls) = row  # fmt: skip
     request = json.loads(said)
     made_with = json.loads(spec)
+    unused = {name: made_with[name] for name in made_with.get("unused", ())}  # which is told beside the others
     return {
         "path": path,
         "request_id": request_id,
@@ -137,6 +138,7 @@ def _line(row: tuple[Any, ...]) -> dict[str, Any]:
         "format": picture_format,
         "seed": int(seed),
         **made_with,
+        **({**dict.fromkeys(unused), "unused": unused} if unused else {}),
         "input_pictures": {name: request[name] for name in INPUT_PICTURES if name in request},
         "width": width,
         "height": height,

@@ -21,7 +21,7 @@ from asyncgen.workflow import DEFAULTS
 
 #: What is longer was never a line of ours: a request is at most the 10 MiB that the platform takes.
 MOST_LINE_BYTES: Final = 16 * 1024 * 1024
-_SPEC_FIELDS: Final = tuple(field.name for field in fields(Spec) if field.name != "sent_pictures")
+_SPEC_FIELDS: Final = tuple(field.name for field in fields(Spec) if field.name not in ("sent_pictures", "unused"))
 # Values that a style can fill too: without a style, one that is not the default was said.
 _SAID_WITHOUT_STYLE: Final = ("steps", "model", "sampler_name", "scheduler_name", "flux_guidance")
 _ALWAYS_SAID: Final = ("width", "height", "batch_size")
@@ -85,6 +85,7 @@ class _Line(BaseModel):
     rerolls: _Whole = 0
     wanted_width: _Whole | None = None
     wanted_height: _Whole | None = None
+    unused: dict[str, Any] = {}
 
 
 def read_line(text: bytes) -> Recorded:
@@ -105,7 +106,8 @@ def read_line(text: bytes) -> Recorded:
 
 def _spec(members: dict[str, Any], line: _Line) -> Spec:
     """The values it was made with. The picture's own size may be another than was wanted: a workflow may enlarge."""
-    values = {name: members[name] for name in _SPEC_FIELDS}
+    values = {name: members[name] for name in _SPEC_FIELDS} | line.unused
+    values["unused"] = tuple(line.unused)
     values["sent_pictures"] = members.get("sent_pictures", {})
     values["width"] = line.width if line.wanted_width is None else line.wanted_width
     values["height"] = line.height if line.wanted_height is None else line.wanted_height

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Final
 
 from asyncgen.containers import Piece
 from asyncgen.errors import InputError
@@ -14,8 +13,6 @@ from asyncgen.images import Format, Mark, Marks
 from asyncgen.plan import Planner
 from asyncgen.provenance import Level, Provenance, marked, provenance_of
 from asyncgen.records import Want
-
-_TOLD: Final = ("width", "height", "steps", "model", "sampler_name", "scheduler_name", "flux_guidance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,6 @@ class Marking:
                 batch=self.batch_name,
                 realm=self.realm,
                 level=self.level,
-                unused=self._unused(want),
             )
 
         def mark(number: int, data: bytes, file_format: Format, width: int, height: int) -> tuple[Piece, ...]:
@@ -52,14 +48,6 @@ class Marking:
             return partial(mark, number)
 
         return marks
-
-    def _unused(self, want: Want) -> list[str]:
-        """The values that the workflow takes nowhere, as far as it is still there."""
-        try:
-            template = self.planner.template(want.request.workflow)
-        except InputError:
-            return []
-        return [name for name in _TOLD if not template.binds(name)]
 
     def _graph(self, want: Want, seed: int) -> Graph | None:
         """What was sent; None where the workflow is another one by now, or gone.

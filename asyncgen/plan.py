@@ -251,6 +251,7 @@ class Planner:
             workflow_digest=template.digest,
             parameters={**request.parameters, **request.own_parameters},
             model_urls=tuple(self.model_urls.recorded(loras)),
+            unused=tuple(name for name in values if name != "batch_size" and not template.binds(name)),
             **values,
         )
         _check_text(spec)

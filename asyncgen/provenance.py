@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from xml.sax.saxutils import escape
@@ -72,6 +72,7 @@ _SECRET: Final = re.compile(r"api_?key|password|secret|token$|credential", re.IG
 #: Where none of these is in the JSON of a graph, neither a secret's name nor a URL is.
 _SUSPECT: Final = ("apikey", "api_key", "password", "secret", "token", "credential", "http://", "https://")
 _BASIC: Final = ("format", "asyncgen", "request_id", "seed", "digital_source_type")
+_NOT_TOLD: Final = frozenset({"model_urls", "sent_pictures", "unused"})
 # The prompt stands beside the request; the others may say where its owner keeps files.
 _LEFT_OUT_OF_REQUEST: Final = frozenset({"prompt", *INPUT_PICTURES, "filename"})
 
@@ -101,11 +102,9 @@ def provenance_of(
     batch: str,
     realm: str,
     level: Level,
-    unused: Collection[str] = (),
 ) -> Provenance:
     """What is written of a picture at this level. `graph` is the one that made it; None where that is not known.
 
-    `unused` are the values of the spec that its workflow takes nowhere: nothing is said of them.
     No URL of a model, no path of this machine, and of URLs in the graph neither user nor query.
     """
     spec, request = want.spec, want.request
@@ -119,7 +118,6 @@ def provenance_of(
         "realm": realm,
         "seed": seed,
         **_values(spec),
-        **dict.fromkeys(unused),
         "input_pictures": {name: _input_picture(spec, name) for name in sorted(request.input_pictures)},
         "digital_source_type": source,
         "request": _said(want),
@@ -131,11 +129,12 @@ def provenance_of(
 
 
 def _values(spec: Spec) -> dict[str, Any]:
-    values = {name: getattr(spec, name) for name in Spec.__slots__ if name not in ("model_urls", "sent_pictures")}
+    """Nothing is said of values that the workflow takes nowhere."""
+    values = {name: getattr(spec, name) for name in Spec.__slots__ if name not in _NOT_TOLD}
     values["loras"] = [{"name": lora.name, "strength": lora.strength} for lora in spec.loras]
     values["workflow"], values["model"] = _without_folder(spec.workflow), _cleaned("model", spec.model)
     values["parameters"] = {name: _cleaned(name, value) for name, value in spec.parameters.items()}
-    return values
+    return values | dict.fromkeys(spec.unused)
 
 
 def _input_picture(spec: Spec, name: str) -> dict[str, Any]:

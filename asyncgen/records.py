@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from asyncgen.errors import Failure
@@ -50,7 +50,7 @@ class Spec:
     `prompt` is the caller's text, `prompt_sent` the composed one; sizes are pixels. `workflow_digest` is a hash of the
     graph and its bindings, so that an edited workflow can be told from the one an image was made with. `model_urls` are
     without what may be secret in them. `sent_pictures` are the input pictures by their names; old
-    ledgers have none.
+    ledgers have none. `unused` names the values that the workflow takes nowhere: they decide nothing.
     """
 
     prompt: str
@@ -71,6 +71,7 @@ class Spec:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     model_urls: tuple[tuple[str, str], ...] = ()
     sent_pictures: Mapping[str, SentPicture] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Canonical JSON, as the ledger keeps it."""
@@ -78,6 +79,8 @@ class Spec:
         values["loras"] = [{"name": lora.name, "strength": lora.strength} for lora in self.loras]
         if sent := values.pop("sent_pictures"):  # left out, so that images without any keep their fingerprints
             values["sent_pictures"] = {name: picture.to_json() for name, picture in sent.items()}
+        if not self.unused:
+            del values["unused"]
         return _CANONICAL.encode(values)
 
     @classmethod
@@ -88,6 +91,7 @@ class Spec:
         values["model_urls"] = tuple((name, recordable(url)) for name, url in values["model_urls"])
         sent = values.get("sent_pictures", {})
         values["sent_pictures"] = {name: SentPicture(**picture) for name, picture in sent.items()}
+        values["unused"] = tuple(values.get("unused", ()))
         return cls(**values)
 
 
@@ -114,8 +118,12 @@ class Want:
 
     @property
     def fingerprint(self) -> bytes:
-        """A hash of the values it would be made with today; where it differs from the record, the image is changed."""
-        return hashlib.blake2b(self.spec_json.encode(), digest_size=16).digest()
+        """A hash of the values it would be made with today; where it differs from the record, the image is changed.
+
+        Without the names of unused values, which older records do not have.
+        """
+        text = replace(self.spec, unused=()).to_json() if self.spec.unused else self.spec_json
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)

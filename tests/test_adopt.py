@@ -256,6 +256,25 @@ def test_a_set_of_asyncgens_own_moves_to_another_root_with_every_identity(tmp_pa
     assert batch(cli, *wanted)["changed"] == 0
 
 
+def test_what_a_workflow_does_not_take_is_adopted_as_what_it_is(tmp_path: Path, cli: Cli) -> None:
+    options = ("--workflow", "schnell")
+    batch(cli, "a fox", options=options)
+    (made,) = true_output(tmp_path / "images")
+    assert (made["flux_guidance"], made["unused"]) == (None, {"flux_guidance": 3.5})
+    (tmp_path / "images").rename(tmp_path / "older")
+    ran = adopted(cli, tmp_path / "older", "--name", "prompts", *options)
+    assert ran.code == 0, ran
+    again = batch(cli, "a fox", options=options)
+    assert (again["new"], again["kept"], again["changed"]) == (0, 1, 0)
+    (adopted_line,) = true_output(tmp_path / "images")
+    assert (adopted_line["flux_guidance"], adopted_line["unused"]) == (None, {"flux_guidance": 3.5})
+    for file in (tmp_path / "images").glob("ledger.sqlite3*"):
+        file.unlink()  # it is made again of the manifest
+    assert cli("verify", "--repair", "--sandbox").code == 1
+    again = batch(cli, "a fox", options=options)
+    assert (again["new"], again["kept"], again["changed"]) == (0, 1, 0)
+
+
 def test_pictures_of_one_job_stay_together(tmp_path: Path, cli: Cli) -> None:
     wanted = {"prompt": "a fox", "batch_size": 3}
     batch(cli, wanted)

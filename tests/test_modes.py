@@ -90,6 +90,7 @@ async def test_each_mode_makes_real_pictures_of_real_pictures(tmp_path: Path, na
         told = json.loads(image.info["asyncgen"])
         assert ("Distilled CFG Scale" in image.info["parameters"]) == template.binds("flux_guidance")
     assert all((told[name] is not None) == template.binds(name) for name in ("flux_guidance", "steps", "width"))
+    assert all((line[name] is not None) == template.binds(name) for name in ("flux_guidance", "steps", "model"))
     assert (line["workflow"], size_of(picture.read_bytes())) == (name, size)
     assert {part: sent["sha256"] for part, sent in line.get("sent_pictures", {}).items()} == {
         part: hashlib.sha256(data).hexdigest() for part, data in sources.items()

@@ -12,6 +12,7 @@ from parts import want
 
 from asyncgen.loras import Lora
 from asyncgen.records import SentPicture, Spec
+from asyncgen.url_secrets import recordable
 
 TEXT = st.text(max_size=20)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -22,14 +23,15 @@ SPECS = st.builds(
     scheduler_name=TEXT, flux_guidance=NUMBERS, loras=st.lists(st.builds(Lora, TEXT, NUMBERS), max_size=3).map(tuple),
     workflow=TEXT, workflow_digest=TEXT,
     parameters=st.dictionaries(TEXT, st.booleans() | st.integers() | NUMBERS | TEXT, max_size=3),
-    model_urls=st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple),
+    model_urls=st.lists(st.tuples(TEXT, TEXT.map(recordable)), max_size=2).map(tuple),
     sent_pictures=st.dictionaries(
         TEXT,
         st.builds(SentPicture, TEXT, TEXT, *[st.integers()] * 3, *[st.none() | TEXT] * 2),
         max_size=2,
     ),
+    unused=st.lists(st.sampled_from(["steps", "flux_guidance"]), unique=True).map(tuple),
 )  # fmt: skip
-#: Another value for every field of a spec.
+#: Another value for every field of a spec that decides something.
 OTHERWISE: dict[str, Any] = {
     "prompt": "a cat", "prompt_sent": "ink, a cat", "style_id": "16", "style_title": "Other", "width": 72, "height": 72,
     "steps": 99, "batch_size": 3, "model": "other", "sampler_name": "heun", "scheduler_name": "beta",
@@ -51,12 +53,20 @@ def test_the_order_in_which_parameters_were_said_does_not_change_a_spec() -> Non
     assert one.to_json() == other.to_json()
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Spec)])
+@pytest.mark.parametrize("name", [field.name for field in fields(Spec) if field.name != "unused"])
 def test_whatever_changes_in_a_spec_changes_the_fingerprint(name: str) -> None:
     wanted = want(style_id="1")
     changed = replace(wanted, spec=replace(wanted.spec, **{name: OTHERWISE[name]}))
     assert changed.fingerprint != wanted.fingerprint
     assert len(wanted.fingerprint) == 16
+
+
+def test_that_a_value_is_unused_is_recorded_and_changes_no_image_that_is_there() -> None:
+    wanted = want()
+    told = replace(wanted, spec=replace(wanted.spec, unused=("flux_guidance",)))
+    assert told.fingerprint == wanted.fingerprint
+    assert Spec.from_json(told.spec_json).unused == ("flux_guidance",)
+    assert "unused" not in wanted.spec_json
 
 
 def test_a_spec_without_input_pictures_is_written_as_it_was_before_there_were_any() -> None:
