@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from asyncgen.batch_file import BatchFile, WildcardMode, is_batch_file, read_batch_file, wildcard_mode
 from asyncgen.captions import CaptionFolder
+from asyncgen.cell_ids import UsualOf
 from asyncgen.cells import Axes, Matrix, axes
 from asyncgen.errors import InputError
 from asyncgen.expansion import Chooser, PromptRows
@@ -66,12 +67,15 @@ class BatchInput:
             return None
         return Wildcards(self.wildcards, self.wildcards_folder)
 
-    def samples(self) -> list[dict[str, Any]]:
-        """The fields that requests may have in common, one for each way that a row is made."""
+    def samples(self, usual_of: UsualOf) -> list[dict[str, Any]]:
+        """The fields that requests may have in common, one for each way that a row is made. Raises `InputError`."""
         if self.matrix is None:
             return [dict(self.fields)]
         different = {tuple(map(repr, (cell.fields, cell.usual))): cell for cell in self.matrix.cells}
-        return [{**self.matrix.shared, **cell.usual, **cell.fields} for cell in different.values()]
+        shared = self.matrix.shared
+        own = [(cell, {**cell.usual, **cell.fields}) for cell in different.values()]
+        usuals = [usual_of({**shared, **fields}.get("workflow")) for _, fields in own]
+        return [{**cell.of_shared(shared, usual), **fields} for (cell, fields), usual in zip(own, usuals, strict=True)]
 
 
 def read_input(

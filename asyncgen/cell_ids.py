@@ -20,10 +20,14 @@ from asyncgen.workflow import DEFAULTS
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """A workflow's own name, and the width and height in pixels where nobody says one; None: not known."""
+    """A workflow's own name, and the width and height in pixels where nobody says one; None: not known.
+
+    `lacks` are the fields of a request that it takes nowhere, as far as they are known.
+    """
 
     workflow: str
     size: tuple[int, int] | None
+    lacks: frozenset[str] = frozenset()
 
 
 #: What a workflow has by itself, by the name or file that was said; None: the run's. Raises `WorkflowError`.

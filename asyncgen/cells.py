@@ -17,7 +17,7 @@ from itertools import product
 from math import prod
 from typing import Any, Final
 
-from asyncgen.cell_ids import UsualOf, cell_id, is_usual_size, usual_by_name, workflow_name
+from asyncgen.cell_ids import Usual, UsualOf, cell_id, is_usual_size, usual_by_name, workflow_name
 from asyncgen.errors import InputError
 from asyncgen.loras import check_character_set
 from asyncgen.request import FIELD_NAMES, MAX_SEED, ImageRequest, parse_request
@@ -99,7 +99,7 @@ class Cell:
 
     Both are checked: a row in a cell need not be checked again. `seed` is the number of a derived seed, or the seed
     itself where `own_seed`. `has_size`: the matrix says a size. `is_single`: it is the only cell of no matrix, which
-    leaves id and seed to the row. `digest` (16 bytes) is of all this.
+    leaves id and seed to the row. `digest` (16 bytes) is of all this. `among_workflows`: other cells have another.
     """
 
     fields: Mapping[str, Any]
@@ -111,6 +111,13 @@ class Cell:
     has_size: bool
     is_single: bool
     digest: bytes
+    among_workflows: bool = False
+
+    def of_shared(self, shared: Mapping[str, Any], usual: Usual) -> Mapping[str, Any]:
+        """What of that which holds for all rows is meant for a workflow: of several, each gets what it takes."""
+        if not self.among_workflows:
+            return shared
+        return {name: value for name, value in shared.items() if name not in usual.lacks}
 
     def request(self, shared: Mapping[str, Any], row: ImageRequest, usual_of: UsualOf = usual_by_name) -> ImageRequest:
         """The request of a row in this cell; `shared` is what holds for all rows, checked like the cell's fields.
@@ -121,11 +128,11 @@ class Cell:
         for name in self.fields.keys() & said.keys():
             message = "the row says this itself, and the matrix has several: take it out of one of them"
             raise InputError(message, field=name)
-        merged = {**shared, **self.usual, **said, **self.fields}
+        usual = usual_of({**shared, **self.usual, **said, **self.fields}.get("workflow"))
+        merged = {**self.of_shared(shared, usual), **self.usual, **said, **self.fields}
         if self.is_control:
             merged |= _WITHOUT_LORAS
         used = self._fill(merged) if self.variables else {}
-        usual = usual_of(merged.get("workflow"))
         if not self.is_single:
             merged |= self._seed(merged, row.id)
             if row.id is not None:
@@ -184,10 +191,25 @@ class Matrix:
         self.shared = _checked({**named, **_fields(self._usual)})
         self.has_seeds, self._is_single = bool(axes.seeds), is_single
         self._known: dict[str, Mapping[str, Any]] = {}
+        named_workflows = {entry["workflow"] for entry in axes.include if "workflow" in entry}
+        self._has_workflows = len(axes.workflows) > 1 or bool(named_workflows)
         self.cells = list({cell.digest: cell for cell in self._made(axes)}.values())
         if not self.cells:
             raise InputError("every cell of the matrix is excluded: nothing would be made", field="exclude")
         self.may_repeat = bool(axes.variables) or (axes.control and any(map(self._is_plain, self.cells)))
+
+    def notes(self, usual_of: UsualOf) -> list[str]:
+        """What holds for all rows, and which workflows have no use for it. Raises `InputError` where none has."""
+        said = {(cell.fields.get("workflow") or cell.usual.get("workflow")) for cell in self.cells}
+        usuals = {usual.workflow: usual for usual in map(usual_of, said)} if self._has_workflows else {}
+        texts = []
+        for name in self.shared:
+            lacking = sorted(workflow for workflow, usual in usuals.items() if name in usual.lacks)
+            if lacking and len(lacking) == len(usuals):
+                raise InputError(f"none of the workflows takes this: {', '.join(lacking)}", field=name)
+            if lacking:
+                texts.append(f"{name} is left out for {', '.join(lacking)}: no such parameter there")
+        return texts
 
     def _is_plain(self, cell: Cell) -> bool:
         """Whether a cell is no control, and may be like one."""
@@ -236,7 +258,8 @@ class Matrix:
         said = [sorted(fields.items()), sorted(others.items()), sorted(named.items()), seed, axes.own_seeds, is_control]
         said += [has_size, self._is_single]
         digest = hashlib.blake2b(_canonical(said), digest_size=16).digest()
-        return Cell(fields, others, named, seed, axes.own_seeds, is_control, has_size, self._is_single, digest)
+        rest = (has_size, self._is_single, digest, self._has_workflows)
+        return Cell(fields, others, named, seed, axes.own_seeds, is_control, *rest)
 
 
 def derived_seed(prompt: str, own_id: object, number: int) -> int:

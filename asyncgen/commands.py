@@ -94,7 +94,9 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
     source = Source(options.source)
     name = options.name or source.batch_name
     with _shown(setup, generator.settings) as shown:
-        _check_options(generator, *source.samples())
+        _check_options(generator, *source.samples(generator))
+        for note in source.notes(generator):
+            shown.notice(note)
         total = None
         if not source.is_stream:
             total = source.validate(generator, shown, name)
@@ -241,10 +243,11 @@ def _plan(setup: Setup, options: BatchOptions, assumed: Assumed) -> Exit:
 
 def _question(generator: ImageGenerator, options: BatchOptions, assumed: Assumed) -> Question:
     source = Source(options.source)
-    stopped_by = None
+    stopped_by, notes = None, list(_first_steps(options))
     try:
         generator.planner.template()
-        _check_options(generator, *source.samples())
+        notes = [*source.notes(generator), *notes]
+        _check_options(generator, *source.samples(generator))
     except InputError as error:
         stopped_by = error
     return Question(
@@ -262,7 +265,7 @@ def _question(generator: ImageGenerator, options: BatchOptions, assumed: Assumed
         skip_bad=options.source.skip_bad,
         assumed=assumed,
         stopped_by=stopped_by,
-        notes=tuple(_first_steps(options)),
+        notes=notes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from asyncgen.errors import InputError
 from asyncgen.expansion import Chooser, requests_of
 from asyncgen.request import ImageRequest, parse_request
 from asyncgen.wildcards import Wildcards
+
+log = logging.getLogger(__name__)
 
 
 class MatrixRequests(Iterable[ImageRequest]):
@@ -28,9 +31,14 @@ class MatrixRequests(Iterable[ImageRequest]):
         self._usual_of = usual_of
         self._prompts, self._matrix, self._chooser = prompts, matrix, chooser
         self.can_be_read_again = isinstance(prompts, Sequence)
+        self._told: set[str] = set()
 
     def in_run(self, usual_of: UsualOf) -> MatrixRequests:
-        """The same, for a run that tells what its workflows have by themselves."""
+        """The same, for a run that tells what its workflows have by themselves. Raises `InputError`."""
+        for note in self._matrix.notes(usual_of):
+            if note not in self._told:
+                log.warning("%s", note)
+            self._told.add(note)
         return MatrixRequests(self._prompts, self._matrix, self._chooser, usual_of)
 
     def __iter__(self) -> Iterator[ImageRequest]:

@@ -25,7 +25,7 @@ from asyncgen.loras import Lora, stack_loras
 from asyncgen.model_urls import ModelUrls, Presign
 from asyncgen.node_schema import NodeSchemas, shipped_schemas
 from asyncgen.records import RecordedWant, SentPicture, Spec, Want
-from asyncgen.request import INPUT_PICTURES, MAX_SEED, RECORD_FIELDS, ImageRequest, content_key
+from asyncgen.request import INPUT_PICTURES, MAX_SEED, PARAMETERS, RECORD_FIELDS, ImageRequest, content_key
 from asyncgen.styles import LoraFile, Style, compose_prompt
 from asyncgen.template import DEFAULT_WORKFLOW, Template
 from asyncgen.workflow import DEFAULTS, filled, warnings
@@ -49,6 +49,8 @@ _FILLED: Final = (
 )
 
 
+#: The fields of a request that are of use only where the workflow takes them.
+_OF_WORKFLOW: Final = (*(name for name, _ in _FILLED), *PARAMETERS, *INPUT_PICTURES)
 #: What requests may differ in and still be made to one recipe.
 _OWN: Final = frozenset(
     {"id", "prompt", "seed", "images", "filename", "save_to_style", "priority", *INPUT_PICTURES, *RECORD_FIELDS}
@@ -127,7 +129,8 @@ class Planner:
         """What that workflow has by itself, None for the run's own. Raises `WorkflowError`."""
         if name not in self._usuals:
             template = self.template(name)
-            self._usuals[name] = Usual(template.name, (_usual(template, "width"), _usual(template, "height")))
+            lacks = frozenset(field for field in _OF_WORKFLOW if not template.binds(field))
+            self._usuals[name] = Usual(template.name, (_usual(template, "width"), _usual(template, "height")), lacks)
         return self._usuals[name]
 
     def wants(self, request: ImageRequest, row_key: bytes | None = None) -> Iterator[Want]:

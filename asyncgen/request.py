@@ -40,7 +40,7 @@ INPUT_PICTURES: Final = ("init_image", "mask_image", "pose_image")
 #: How a picture that is kept in the output root's folder `inputs` is named; its file name follows.
 KEPT_PICTURE: Final = "inputs:"
 #: Fields that are parameters of the workflow by the same name, which not every workflow takes.
-_PARAMETERS: Final = ("denoise", "strength", "teacache")
+PARAMETERS: Final = ("denoise", "strength", "teacache")
 
 # Fields that say where the picture goes, when, how many there are, or what its prompt was made of, not what it shows.
 _NOT_CONTENT: Final = frozenset({"id", "filename", "save_to_style", "images", "template", "variables", "priority"})
@@ -215,7 +215,7 @@ class ImageRequest(BaseModel):
     @property
     def own_parameters(self) -> dict[str, float | bool]:
         """The parameters that have a field of their own and were said."""
-        named = {name: getattr(self, name) for name in _PARAMETERS}
+        named = {name: getattr(self, name) for name in PARAMETERS}
         return {name: value for name, value in named.items() if value is not None}
 
     def said(self) -> dict[str, Any]:

@@ -164,9 +164,13 @@ class Source:
         """What errors call it."""
         return self._input.name
 
-    def samples(self) -> list[dict[str, Any]]:
-        """The fields that rows may have in common, for each way that a row is made."""
-        return self._input.samples()
+    def samples(self, generator: ImageGenerator) -> list[dict[str, Any]]:
+        """The fields that rows may have in common, for each way that a row is made. Raises `InputError`."""
+        return self._input.samples(generator.planner.usual)
+
+    def notes(self, generator: ImageGenerator) -> list[str]:
+        """What its owner should know of options that hold for all rows. Raises `InputError`."""
+        return [] if self._matrix is None else self._matrix.notes(generator.planner.usual)
 
     def _intake(
         self, generator: ImageGenerator, *, skip_bad: bool, on_bad: Callable[[InputError], None] | None

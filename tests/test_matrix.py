@@ -160,6 +160,29 @@ def test_one_workflow_of_the_command_replaces_those_of_a_batch_file(cli: Cli, tm
     assert [line["workflow"] for line in lines(tmp_path)] == ["schnell"]
 
 
+def test_an_option_for_all_rows_is_for_those_workflows_that_take_it(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text(PROMPTS[0])
+    (tmp_path / "own.csv").write_text("prompt,guidance\na fox,4\n")
+    both, said = ("--workflow", "v4", "--workflow", "schnell"), ("--guidance", "2.5", "--no-teacache")
+    ran = cli("batch", "p.txt", *both, *said, *SIZE)
+    assert ran.code == 0, ran
+    assert ran.out.count("flux_guidance is left out for schnell") == 1
+    found = {line["workflow"]: line for line in lines(tmp_path)}
+    assert (found["normal_image_v4_workflow"]["flux_guidance"], found["schnell"]["flux_guidance"]) == (2.5, None)
+    assert (found["normal_image_v4_workflow"]["parameters"], found["schnell"]["parameters"]) == (
+        {"teacache": False},
+        {},
+    )
+    notes = cli("plan", "p.txt", *both, *said, *SIZE, "--json").summary["notes"]
+    assert sum("is left out for schnell" in note for note in notes) == 2
+    for wrong in (
+        ("p.txt", "--workflow", "schnell", *said),
+        ("p.txt", "--workflow", "schnell", "--workflow", "text2img_core_only", "--no-teacache"),
+        ("own.csv", *both),  # a row means its own value
+    ):
+        assert cli("batch", *wrong, *SIZE, "--name", "other").code == 2, wrong
+
+
 def test_prompts_may_stand_in_the_batch_file(cli: Cli, tmp_path: Path) -> None:
     said = {"prompts": ["a fox", {"prompt": "an owl", "steps": 9}], "seeds": [5], "sizes": ["64x64"]}
     (tmp_path / "b.json").write_text(json.dumps(said))
