@@ -2,8 +2,10 @@
 
 The story is in `asyncgen.job`; from there the map, upper files using lower ones only (`.importlinter`)::
 
-    cli, library_cli, queue_cli, options
-                              the command line: commands, their groups, and the options that they share
+    cli                       the command line
+    making_cli, library_cli, queue_cli
+                              its commands that make images, `asyncgen workflows` and `styles`, `asyncgen queue`
+    option_groups, options    what these share
     commands, tables          what they do: make images; show what is there
     serving, verifying        the sandbox on its own; `asyncgen verify`
     library_commands          `asyncgen workflows`

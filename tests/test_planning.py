@@ -27,7 +27,7 @@ from support import (
 )
 from typer.testing import CliRunner
 
-from asyncgen import cli
+from asyncgen import making_cli
 from asyncgen.cli import app
 
 SIZE = ("--width", "64", "--height", "64", "--out", "out")
@@ -79,7 +79,9 @@ def planned(run: Cli, *arguments: str) -> dict[str, Any]:
 
 
 def test_plan_takes_every_option_of_batch_and_two_of_its_own() -> None:
-    options = {name: set(inspect.signature(getattr(cli, name), eval_str=True).parameters) for name in ("batch", "plan")}
+    options = {
+        name: set(inspect.signature(getattr(making_cli, name), eval_str=True).parameters) for name in ("batch", "plan")
+    }
     assert options["plan"] - options["batch"] == {"seconds_per_image", "workers"}
     assert options["batch"] <= options["plan"]
 
