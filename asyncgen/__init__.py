@@ -53,7 +53,7 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     captions, parquet, wildcards
                               folders of captions and Parquet files as prompt files; choices in prompts
     expansion, cells          rows in the cells of a matrix: styles, character sets, sizes, workflows, seeds, a control
-    cell_ids                  what an image of a matrix is called
+    axes, cell_ids            the same as they are written; what an image of a matrix is called
     plan, workflow, template  from a request to a graph
     input_rules, input_pixels which input pictures are refused, resized, re-encoded; their bytes
     model_urls                where workers may download LoRA files from

@@ -11,7 +11,8 @@ from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from asyncgen.cells import Axes, Matrix, axes
+from asyncgen.axes import Axes, axes
+from asyncgen.cells import Matrix
 from asyncgen.documents import parse_json
 from asyncgen.errors import InputError
 from asyncgen.request import FIELD_NAMES, RECORD_FIELDS

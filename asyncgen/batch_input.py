@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from asyncgen.axes import Axes, axes
 from asyncgen.batch_file import BatchFile, WildcardMode, is_batch_file, read_batch_file, wildcard_mode
 from asyncgen.captions import CaptionFolder
 from asyncgen.cell_ids import UsualOf
-from asyncgen.cells import Axes, Matrix, axes
+from asyncgen.cells import Matrix
 from asyncgen.errors import InputError
 from asyncgen.expansion import Chooser, PromptRows
 from asyncgen.parquet import ParquetRows
@@ -89,7 +90,7 @@ def read_input(
 ) -> BatchInput:
     """The input that a file (`-`: standard input), its format, fields and axes stand for.
 
-    `matrix` are arguments of `asyncgen.cells.axes`. Raises `InputError`.
+    `matrix` are arguments of `asyncgen.axes.axes`. Raises `InputError`.
     """
     chosen, mode = axes(**matrix), wildcard_mode(wildcards)
     if not is_batch_file(file):

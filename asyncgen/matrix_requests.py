@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asyncgen.axes import axes
 from asyncgen.batch_file import wildcard_mode
 from asyncgen.cell_ids import UsualOf, usual_by_name
-from asyncgen.cells import Matrix, axes
+from asyncgen.cells import Matrix
 from asyncgen.errors import InputError
 from asyncgen.expansion import Chooser, requests_of
 from asyncgen.request import ImageRequest, parse_request

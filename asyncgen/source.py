@@ -34,7 +34,7 @@ _LOOKED_AT_ONCE: Final = 32  # rows whose pictures are downloaded together
 class SourceOptions:
     """What `asyncgen batch` is told about its input: `-` is standard input, `fields` hold for rows that say nothing.
 
-    `matrix` are arguments of `asyncgen.cells.axes`, `template` is the prompt of rows that have only variables,
+    `matrix` are arguments of `asyncgen.axes.axes`, `template` is the prompt of rows that have only variables,
     and `wildcards` how their choices are resolved, None: not at all.
     """
 

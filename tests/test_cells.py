@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asyncgen
-from asyncgen.cells import MOST_CELLS, Matrix, axes, derived_seed
+from asyncgen.axes import MOST_CELLS, axes
+from asyncgen.cells import Matrix, derived_seed
 from asyncgen.errors import InputError
 from asyncgen.request import MAX_SEED, ImageRequest, content_key
 
