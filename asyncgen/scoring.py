@@ -50,12 +50,12 @@ class Scoring:
     async def rejection(self, picture: Picture, request: ImageRequest, seed: int) -> str | None:
         """Why the picture does not count; None where it does.
 
-        An exception of the scorer's is its owner's bug: the picture is paid for and whole, so it counts, and the error
-        is logged.
+        An exception of the scorer's is its owner's bug, and so is an exit: the picture is paid for and whole, so it
+        counts, and the error is logged.
         """
         try:
             return _reason(await self._verdict(picture, request, seed))
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("the scorer has failed, and the picture counts without it")
             return None
 
@@ -64,8 +64,17 @@ class Scoring:
             said = self._scorer(picture, request, seed)
         else:
             async with self._turn:
-                said = await self._threads.run(self._scorer, picture, request, seed)
+                said = await self._threads.run(self._called, picture, request, seed)
         return await said if isinstance(said, Awaitable) else said
+
+    def _called(self, picture: Picture, request: ImageRequest, seed: int) -> Verdict | Awaitable[Verdict]:
+        """In a thread, where an exit or an interrupt can only be the scorer's own, and would end the run."""
+        try:
+            return self._scorer(picture, request, seed)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"the scorer has raised {type(error).__name__}") from error
 
 
 def _reason(verdict: Verdict) -> str | None:
@@ -97,6 +106,11 @@ def load_scorer(name: str) -> Scorer:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise InputError(f"{name!r} cannot be found ({error})", field="scorer") from error
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{module_name} cannot be imported ({what}): guard what is a script in it", field="scorer"
+        ) from error
     if not callable(found):
         raise InputError(f"{name!r} is no function", field="scorer")
     scorer: Scorer = found

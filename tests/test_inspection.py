@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sqlite3
+import sys
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
@@ -360,3 +361,34 @@ def test_the_log_is_quiet_of_what_counts(caplog: pytest.LogCaptureFixture, tmp_p
     with caplog.at_level(logging.WARNING):
         anyio.run(lambda: run(tmp_path))
     assert not caplog.records
+
+
+def leaves(picture: Any, request: Any, seed: int) -> None:
+    sys.exit(0)
+
+
+def interrupts(picture: Any, request: Any, seed: int) -> None:
+    raise KeyboardInterrupt
+
+
+async def leaves_later(picture: Any, request: Any, seed: int) -> None:
+    sys.exit(0)
+
+
+@pytest.mark.parametrize("scorer", [leaves, interrupts, leaves_later])
+async def test_a_scorer_that_exits_ends_no_run(tmp_path: Path, scorer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    (result,) = await run(tmp_path, scorer=scorer)
+    assert result.ok
+    assert "the scorer has failed, and the picture counts without it" in caplog.text
+
+
+@pytest.mark.parametrize("script", ["import sys; sys.exit(0)", "1 / 0", "def broken("])
+def test_a_scorer_whose_module_is_a_script_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"script_{len(script)}"
+    Path(f"{name}.py").write_text(script)
+    with pytest.raises(InputError, match=f"scorer: {name} cannot be imported"):
+        load_scorer(f"{name}:fine")
