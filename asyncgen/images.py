@@ -116,6 +116,18 @@ class ImageFaultError(Exception):
         return Failure(FailureClass.ITEM, self.code, self.message)
 
 
+class TooManyPixelsError(ImageFaultError):
+    """More than are accepted, whole or not; `size` is width and height."""
+
+    def __init__(self, size: tuple[int, int], max_pixels: int) -> None:
+        self.size = size
+        text = (
+            f"the picture says it is {size[0]}x{size[1]} pixels; sides up to {MAX_SIDE_PIXELS} and {max_pixels} pixels "
+            "in all are accepted"
+        )
+        super().__init__(FailureCode.CORRUPT_IMAGE, text, refetch_first=False)
+
+
 def decoded(completed: Completed) -> Completed:
     """The same result with the bytes of its inline pictures, so that the reply they came in can be forgotten.
 
@@ -255,13 +267,10 @@ def _png_geometry(header: memoryview) -> tuple[int, int, int]:
 
 
 def _bound_size(width: int, height: int, max_pixels: int) -> None:
-    if not (0 < width <= MAX_SIDE_PIXELS and 0 < height <= MAX_SIDE_PIXELS and width * height <= max_pixels):
-        raise ImageFaultError(
-            FailureCode.CORRUPT_IMAGE,
-            f"the picture says it is {width}x{height} pixels; sides up to {MAX_SIDE_PIXELS} and {max_pixels} pixels "
-            "in all are accepted",
-            refetch_first=False,
-        )
+    if width <= 0 or height <= 0:
+        raise _corrupt(f"it says it is {width}x{height} pixels")
+    if max(width, height) > MAX_SIDE_PIXELS or width * height > max_pixels:
+        raise TooManyPixelsError((width, height), max_pixels)
 
 
 # -- JPEG and WebP

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncgen import images
 from asyncgen.errors import FailureCode, InputError
-from asyncgen.images import MAX_DECODED_PIXELS, ImageFaultError
+from asyncgen.images import MAX_DECODED_PIXELS, MAX_SIDE_PIXELS, ImageFaultError, TooManyPixelsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,17 +25,25 @@ _FORMATS: Final = ("PNG", "JPEG", "WEBP")
 _ORIENTATION: Final = 0x0112
 _ON_ITS_SIDE: Final = frozenset({5, 6, 7, 8})
 _MAX_WEBP_SIDE: Final = 16_383
+_CHANNELS: Final = ("red", "green", "blue", "alpha")
+_ALPHA: Final = "alpha"
+#: What is darker is black: the black of a JPEG is seldom 0.
+_LEAST_SEEN: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class PictureFacts:
-    """A whole picture: hash of its bytes (hex), how many they are, `png`, `jpeg` or `webp`, pixels as it is shown."""
+    """A whole picture: hash of its bytes (hex), how many they are, `png`, `jpeg` or `webp`, pixels as it is shown.
+
+    `unmasked` are the channels (red, green, blue, alpha) in which it would mask nothing: black all over, or opaque.
+    """
 
     sha256: str
     size_bytes: int
     format: str
     width: int
     height: int
+    unmasked: frozenset[str] = frozenset()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -46,17 +54,19 @@ def facts_of(data: bytes) -> PictureFacts:
     """What a picture is, after all of it has been decoded. Raises `InputError` saying why a worker cannot use it."""
     try:
         found = images.check(data)
+    except TooManyPixelsError as fault:
+        raise _too_large(*fault.size) from None
     except ImageFaultError as fault:
         raise InputError(_told(fault)) from None
     if found.width * found.height > MAX_DECODED_PIXELS:
-        raise InputError(f"is {found.width}x{found.height} pixels; up to {MAX_DECODED_PIXELS:,} in all can be used")
+        raise _too_large(found.width, found.height)
     try:
-        frames, width, height = _decoded(data)
+        frames, width, height, unmasked = _decoded(data)
     except Exception as error:  # a decoder meets hostile bytes with a dozen exception types; none of them is ours
         raise InputError(f"cannot be decoded ({type(error).__name__}: {error})") from None
     if frames > 1:
         raise InputError("is a moving picture, of which a worker would take every frame: give one of them")
-    return PictureFacts(found.sha256, len(data), found.format, width, height)
+    return PictureFacts(found.sha256, len(data), found.format, width, height, unmasked)
 
 
 def converted(data: bytes, resized: str | None, encoded: str | None, *, is_mask: bool) -> tuple[bytes, str]:
@@ -88,6 +98,13 @@ def name_of(data: bytes, suffix: str) -> str:
     return f"{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
 
 
+def _too_large(width: int, height: int) -> InputError:
+    return InputError(
+        f"is too large: {width}x{height} pixels, and sides up to {MAX_SIDE_PIXELS:,} and {MAX_DECODED_PIXELS:,} pixels "
+        "in all can be used: give a smaller one"
+    )
+
+
 def _told(fault: ImageFaultError) -> str:
     """What `images` says of a worker's picture, said of somebody's own."""
     what = fault.message.partition(": ")[2] or fault.message
@@ -96,14 +113,23 @@ def _told(fault: ImageFaultError) -> str:
     return f"is damaged: {what}"
 
 
-def _decoded(data: bytes) -> tuple[int, int, int]:
-    """How many frames, and the size in pixels as it is shown, once all of it has been decoded."""
+def _decoded(data: bytes) -> tuple[int, int, int, frozenset[str]]:
+    """How many frames, the size in pixels as it is shown, and `unmasked`, once all of it has been decoded."""
     with _opened(data) as image:
         image.load()
         width, height = image.size
         if image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
             width, height = height, width
-        return getattr(image, "n_frames", 1), width, height
+        return getattr(image, "n_frames", 1), width, height, _unmasked(_in_eight_bits(image))
+
+
+def _unmasked(image: Image) -> frozenset[str]:
+    """As ComfyUI's `LoadImageMask` reads channels: alpha the other way round, and what has none is opaque."""
+    bands = dict(zip(_CHANNELS, image.split(), strict=False))
+    found = {name for name, band in bands.items() if name != _ALPHA and not any(band.histogram()[_LEAST_SEEN:])}
+    if _ALPHA not in bands or not any(bands[_ALPHA].histogram()[:-_LEAST_SEEN]):
+        found.add(_ALPHA)
+    return frozenset(found)
 
 
 def _opened(data: bytes) -> Image:

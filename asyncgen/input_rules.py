@@ -27,6 +27,8 @@ _LEAST_SIDE: Final = 16
 #: Nodes that take a size and make no picture of it.
 _SIZE_IS_ADVICE: Final = frozenset({"ModelSamplingFlux"})
 _SAME_PROPORTIONS: Final = 0.01
+#: Behind these black may be what is made anew.
+_TURNS_MASKS: Final = frozenset({"InvertMask", "MaskComposite"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,11 @@ def fitted(
 ) -> Fitted:
     """`said` is the size that the request says (None: nothing), `wanted` that with defaults filled in.
 
-    Raises `InputError` naming the picture, for one that has not the size it must have and may not be resized.
+    Raises `InputError` naming the picture, for one that has not the size it must have and may not be resized, and for a
+    mask that masks nothing.
     """
+    if MASK in facts:
+        _check_mask(template, facts[MASK])
     init = facts.get(INIT)
     makes = wanted if init is None or not picture_decides_size(template) else _size_made(init, said, rules)
     targets: dict[str, tuple[int, int] | None] = {INIT: _init_size(template, init, makes, rules)}
@@ -158,6 +163,20 @@ def _mask_size(
             field=MASK,
         )
     return init_target or init.size
+
+
+def _check_mask(template: Template, mask: PictureFacts) -> None:
+    """Without anything to be made anew the job would be paid for, and give the picture that there is."""
+    nodes = [template.graph[place.node] for place in template.parameters[MASK]]
+    channels = {str(node["inputs"].get("channel")) for node in nodes}
+    classes = {node["class_type"] for node in template.graph.values()}
+    if channels <= mask.unmasked and not classes & _TURNS_MASKS:
+        what = "opaque" if channels == {"alpha"} else "black"
+        paint = "transparent" if channels == {"alpha"} else "white"
+        raise InputError(
+            f"is {what} all over, so that nothing would be made anew: paint {paint} what is to be, or all of it",
+            field=MASK,
+        )
 
 
 def _sent(picture: PictureFacts, target: tuple[int, int] | None, rules: PictureRules) -> SentPicture:

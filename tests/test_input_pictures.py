@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from PIL import Image
 from support import SMALL, bought, files, manifest, open_sandbox, received, run_cli, settings_for, site, wired
 
 from asyncgen import ImageGenerator, InputError
+from asyncgen.assets import data_path
 from asyncgen.errors import FailureCode
 from asyncgen.input_pictures import InputPictures
 from asyncgen.input_pixels import converted, facts_of
@@ -196,6 +199,58 @@ def test_a_mask_has_the_size_of_its_picture(tmp_path: Path) -> None:
         None,
         "stretch:96x64",
     )
+
+
+@pytest.mark.parametrize("workflow", ["inpaint", "inpaint_fill"])
+def test_a_mask_that_masks_nothing_is_refused_and_one_that_masks_all_is_not(tmp_path: Path, workflow: str) -> None:
+    def planned(mask: Image.Image, kind: str = "PNG") -> Spec:
+        named = {"init_image": write(tmp_path / "a.png", picture((96, 64)))}
+        named["mask_image"] = write(tmp_path / "m.png", encoded(mask, kind))
+        return spec_of(tmp_path, workflow=workflow, **named)
+
+    for mode, kind in [("L", "PNG"), ("RGB", "JPEG"), ("1", "PNG"), ("I;16", "PNG"), ("P", "PNG")]:
+        with pytest.raises(InputError, match=r"mask_image: is black all over, so that nothing .*: paint white what is"):
+            planned(Image.new(mode, (96, 64)), kind)
+    with pytest.raises(InputError, match="is black all over"):  # the workflow reads red, and not what is transparent
+        planned(Image.new("RGBA", (96, 64), (0, 0, 255, 0)))
+    planned(Image.new("L", (96, 64), 255))
+    spot = Image.new("L", (96, 64))
+    spot.putpixel((50, 50), 255)
+    planned(spot)
+
+
+def test_a_mask_is_black_where_the_graph_reads_it(tmp_path: Path) -> None:
+    named = {"init_image": write(tmp_path / "a.png", picture((96, 64)))}
+    for channel, inverted, mode, told in [
+        ("alpha", False, "RGB", "is opaque all over, .*: paint transparent what is"),
+        ("alpha", False, "RGBA", None),  # all of it is transparent
+        ("red", True, "RGB", None),
+    ]:
+        named["mask_image"] = write(tmp_path / f"{mode}.png", encoded(Image.new(mode, (96, 64))))
+        workflow = inpainting(tmp_path / "own.json", channel, inverted=inverted)
+        with nullcontext() if told is None else pytest.raises(InputError, match=told):
+            spec_of(tmp_path, workflow=workflow, **named)
+
+
+def inpainting(path: Path, channel: str = "red", *, inverted: bool = False) -> str:
+    """The shipped workflow with its mask read otherwise, as a file."""
+    source = data_path("workflows", "inpaint.json")
+    graph = json.loads(source.read_text())
+    graph["21"]["inputs"]["channel"] = channel
+    if inverted:
+        graph["inverted"] = {"class_type": "InvertMask", "inputs": {"mask": ["21", 0]}}
+        graph["23"]["inputs"]["mask"] = ["inverted", 0]
+    path.write_text(json.dumps(graph))
+    path.with_suffix(".bindings.json").write_text(source.with_suffix(".bindings.json").read_text())
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_that_is_too_large_is_no_damaged_one(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / "huge", encoded(Image.new("1", (16_000, 4_200)).convert("L"), kind))
+    told = r"init_image: .*huge is too large: 16000x4200 pixels, and sides up to 32,768 and 67,108,864 pixels in all"
+    with pytest.raises(InputError, match=told):
+        spec_of(tmp_path, init_image=path)
 
 
 def test_a_workflow_that_keeps_the_size_of_its_picture_makes_no_other_unless_it_may_be_resized(tmp_path: Path) -> None:
