@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import PurePath
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -19,9 +20,7 @@ from asyncgen.request import FIELD_NAMES, RECORD_FIELDS
 
 WildcardMode: TypeAlias = Literal["random", "combinatorial"]
 SUFFIXES: Final = (".toml", ".json")
-_AXES: Final = (
-    "styles", "characters", "sizes", "workflows", "seeds", "control", "variables", "include", "exclude",
-)  # fmt: skip
+_AXES: Final = tuple(signature(axes).parameters)
 _KEYS: Final = ("prompts", *_AXES, "template", "wildcards", "wildcards_folder", "defaults")
 _LINE: Final = re.compile(r"\(at line ([0-9]+)|line ([0-9]+) column")
 

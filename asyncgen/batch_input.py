@@ -19,7 +19,7 @@ from asyncgen.errors import InputError
 from asyncgen.expansion import Chooser, PromptRows
 from asyncgen.parquet import ParquetRows
 from asyncgen.prompts import PromptFile, PromptFormat, format_of
-from asyncgen.wildcards import Wildcards
+from asyncgen.wildcards import wildcards_of
 
 InputFormat: TypeAlias = PromptFormat | Literal["parquet", "captions"]
 STDIN: Final = "-"
@@ -62,11 +62,7 @@ class BatchInput:
     @cached_property
     def chooser(self) -> Chooser | None:
         """What resolves the choices of prompts; None: they are plain text. Raises `InputError`."""
-        if self.wildcards is None:
-            if self.wildcards_folder is not None:
-                raise InputError("say how: --wildcards random or combinatorial", field="wildcards_folder")
-            return None
-        return Wildcards(self.wildcards, self.wildcards_folder)
+        return wildcards_of(self.wildcards, self.wildcards_folder)
 
     def samples(self, usual_of: UsualOf) -> list[dict[str, Any]]:
         """The fields that requests may have in common, one for each way that a row is made. Raises `InputError`."""

@@ -8,7 +8,6 @@ of the prompt, of the caller's id and of `k`: the same in every style and in the
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from asyncgen.axes import IN_A_CELL, MOST_CELLS, Axes
 from asyncgen.cell_ids import Usual, UsualOf, cell_id, is_usual_size, usual_by_name
+from asyncgen.documents import canonical_json
 from asyncgen.errors import InputError
 from asyncgen.request import FIELD_NAMES, MAX_SEED, ImageRequest, parse_request
 from asyncgen.variables import fill, names_in, variable_of
@@ -251,7 +251,7 @@ def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return canonical_json(value).encode("utf-8", "surrogatepass")
 
 
 def _check_names(entry: Mapping[str, Any], where: str, names: Iterable[str]) -> None:

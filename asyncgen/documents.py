@@ -1,4 +1,7 @@
-"""JSON in files that anybody may have written: read strictly, and no deeper than what walks over it can go. Pure."""
+"""JSON in files that anybody may have written: read strictly, and no deeper than what walks over it can go. Pure.
+
+And JSON that we write to be compared or hashed: one text for equal values.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, Final
 
 #: Graphs, registries and prompts need about six levels; Python's stack ends between 300 and 1,000.
 MAX_NESTING: Final = 100
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, check_circular=False, separators=(",", ":"))
 
 
 def parse_json(text: str) -> Any:
@@ -26,6 +30,11 @@ def parse_json(text: str) -> Any:
         raise _too_deep() from None
     _check_nesting(value)
     return value
+
+
+def canonical_json(value: Any) -> str:
+    """The text of a value, the same for equal ones. Ledgers keep hashes of it: it must never change."""
+    return _CANONICAL.encode(value)
 
 
 def _check_nesting(value: object) -> None:

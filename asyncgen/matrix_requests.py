@@ -14,7 +14,7 @@ from asyncgen.cells import Matrix
 from asyncgen.errors import InputError
 from asyncgen.expansion import Chooser, requests_of
 from asyncgen.request import ImageRequest, parse_request
-from asyncgen.wildcards import Wildcards
+from asyncgen.wildcards import wildcards_of
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,5 @@ def matrix(
         include=include,
         exclude=exclude,
     )
-    mode = wildcard_mode(wildcards)
     folder = None if wildcards_folder is None else Path(wildcards_folder)
-    return MatrixRequests(prompts, Matrix(chosen, fields), None if mode is None else Wildcards(mode, folder))
+    return MatrixRequests(prompts, Matrix(chosen, fields), wildcards_of(wildcard_mode(wildcards), folder))

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
+from asyncgen.documents import canonical_json
 from asyncgen.errors import Failure
 from asyncgen.lifecycle import State
 from asyncgen.loras import Lora
@@ -18,7 +19,6 @@ PLATFORM = "runpod"
 SANDBOX = "sandbox"
 #: What stands in the place of an endpoint where a picture was made elsewhere and adopted; its job's id is its hash.
 ADOPTED = "adopted"
-_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, check_circular=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Spec:
             values["sent_pictures"] = {name: picture.to_json() for name, picture in sent.items()}
         if not self.unused:
             del values["unused"]
-        return _CANONICAL.encode(values)
+        return canonical_json(values)
 
     @classmethod
     def from_json(cls, text: str) -> Spec:

@@ -8,7 +8,6 @@ of its position, nor of texts and files that an upgrade of asyncgen or of a styl
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, Final, Self
@@ -28,11 +27,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from asyncgen.documents import canonical_json
 from asyncgen.errors import InputError
 
 #: Part of every key: raise it when the content of keys changes, and teach the ledger to read the old ones.
 KEY_VERSION: Final = 1
-_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, check_circular=False, separators=(",", ":"))
 RANDOM_SEED: Final = -1
 MAX_PRIORITY: Final = 1000
 MAX_SEED: Final = 2**64 - 1
@@ -227,7 +226,7 @@ class ImageRequest(BaseModel):
 
     def said_json(self) -> str:
         """`said` in canonical JSON, as the ledger keeps it."""
-        return _canonical(self.said())
+        return canonical_json(self.said())
 
 
 def _names_of_fields() -> Iterator[tuple[str, str]]:
@@ -283,7 +282,7 @@ def content_key(request: ImageRequest, replica: int, workflow_name: str) -> byte
     else:
         identity = _content(request)
         identity["workflow"] = workflow_name
-    text = _canonical([KEY_VERSION, replica, identity])
+    text = canonical_json([KEY_VERSION, replica, identity])
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -294,10 +293,6 @@ def _content(request: ImageRequest) -> dict[str, Any]:
     if request.seed_number == 0:
         del content["seed_number"]
     return content
-
-
-def _canonical(value: Any) -> str:
-    return _CANONICAL.encode(value)
 
 
 def _explained(error: ValidationError) -> InputError:

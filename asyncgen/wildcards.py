@@ -47,6 +47,15 @@ _MANGLED: Final = (
 )
 
 
+def wildcards_of(mode: WildcardMode | None, folder: Path | None) -> Wildcards | None:
+    """What resolves choices in this mode; None: prompts are plain texts. Raises `InputError`, as `Wildcards` does."""
+    if mode is not None:
+        return Wildcards(mode, folder)
+    if folder is not None:
+        raise InputError("say how, by wildcards: random or combinatorial", field="wildcards_folder")
+    return None
+
+
 class Wildcards:
     """Resolves the choices of prompts, at random or all of them; wildcards are text, JSON or YAML files in a folder.
 

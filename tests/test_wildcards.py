@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import asyncgen
 from asyncgen.errors import InputError
+from asyncgen.matrix_requests import matrix
 from asyncgen.request import ImageRequest, content_key
 from asyncgen.wildcards import Wildcards
 
@@ -113,6 +114,8 @@ def test_a_wildcard_without_a_folder_and_a_folder_that_is_none_are_told(tmp_path
         every("__color__")
     with pytest.raises(InputError, match="is not a folder"):
         Wildcards("random", tmp_path / "gone")
+    with pytest.raises(InputError, match="wildcards_folder: say how"):
+        matrix(["a fox"], wildcards_folder=tmp_path)
 
 
 def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
