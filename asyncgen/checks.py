@@ -39,6 +39,8 @@ _CODES: Final = {
     Fault.DUPLICATE: FailureCode.DUPLICATE_IMAGE,
     Fault.NEAR: FailureCode.DUPLICATE_IMAGE,
 }
+#: What an image fails with whose picture does not count: the same seed makes the same picture again.
+OF_PICTURE: Final = frozenset({*_CODES.values(), FailureCode.REJECTED_BY_SCORER})
 _FAILING: Final[Mapping[CheckLevel, frozenset[Fault]]] = {
     CheckLevel.STRICT: frozenset(Fault),
     CheckLevel.STANDARD: frozenset({Fault.BLANK, Fault.DUPLICATE}),

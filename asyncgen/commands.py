@@ -104,6 +104,8 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
                 return Exit.BAD_INPUT
             if not source.has_kept_rows:
                 generator.planner.model_urls.warn_of_unused()
+            if source.unused_template is not None:
+                complain(source.unused_template)
     new_set, warming = options.again, None
     if options.warm is not None:
         warming = warm_up_of(_question(generator, options, Assumed()), options.warm, as_json=setup.as_json)

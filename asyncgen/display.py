@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from asyncgen.checks import OF_PICTURE
 from asyncgen.errors import AsyncgenError
 from asyncgen.money import Use, dollars
 from asyncgen.records import SANDBOX, Batch
@@ -25,6 +26,10 @@ REFRESH_SECONDS: Final = 0.25
 _PLAIN_EVERY_SECONDS: Final = 10.0
 _BAR_WIDTH: Final = 24
 _WIDTH_WITH_BAR: Final = 120
+#: What --retry-failed comes to for images whose picture was rejected.
+SAME_PICTURE: Final = (
+    "of the failed, {} had a picture that was rejected, and one seed makes one picture: add --rerolls 1"
+)
 #: What became of jobs that cost something and gave no picture.
 _NO_PICTURE: Final = {
     Use.FAILED: "failed and were paid for",
@@ -137,6 +142,7 @@ class PlainDisplay:
         self.output = Output(of_run=True)
         self.console = Console(file=self.output.file, highlight=False, soft_wrap=True, quiet=quiet)
         self._last_line_at = 0.0
+        self._rejected = 0
 
     def opened(self, batch: Batch, root: Path) -> None:
         state = "a new batch" if batch.is_new else "continued"
@@ -145,6 +151,7 @@ class PlainDisplay:
 
     def landed(self, result: ImageResult) -> None:
         """A line for each image would drown the log; `-v` logs them."""
+        self._rejected += result.failure is not None and result.failure.code in OF_PICTURE
 
     def tick(self, moment: Moment) -> None:
         if moment.elapsed_seconds - self._last_line_at >= _PLAIN_EVERY_SECONDS:
@@ -158,7 +165,7 @@ class PlainDisplay:
         """Standard error tells it."""
 
     def ended(self, batch: Batch, root: Path, moment: Moment, error: AsyncgenError | None) -> None:
-        for line in summary_lines(batch, root, moment):
+        for line in summary_lines(batch, root, moment, self._rejected):
             self.console.print(Text(line))
 
     @contextmanager
@@ -215,8 +222,8 @@ def progress_line(moment: Moment) -> str:
     return " · ".join(parts)
 
 
-def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
-    """What a run did, for people."""
+def summary_lines(batch: Batch, root: Path, moment: Moment, rejected: int = 0) -> list[str]:
+    """What a run did, for people; `rejected` of what has failed had a picture that did not count."""
     s = moment.statistics
     wanted = f"{batch.name}: {s.wanted} wanted: {s.new} new, {s.kept} kept, {s.changed} changed"
     if s.added:
@@ -236,6 +243,8 @@ def summary_lines(batch: Batch, root: Path, moment: Moment) -> list[str]:
         )
     if s.failed:
         lines.append(f"{s.failed} failed; --retry-failed tries them again")
+    if rejected:
+        lines.append(SAME_PICTURE.format(rejected))
     if s.held:
         lines.append(
             f"{s.held} held: sent, but whether they were accepted was never learned; --unknown resubmit sends them "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from asyncgen import rows
+from asyncgen.checks import OF_PICTURE
 from asyncgen.estimate import MOST_JOBS, History, Work, work_of
 from asyncgen.lifecycle import FAILURES, OUT, State
 from asyncgen.money import LONGEST_COLD_START_SECONDS, Price
@@ -28,7 +29,7 @@ BLOCK: Final = 4096
 _MOST_LOOKED_AT: Final = 20_000
 _LOOK: Final = 0  # what is met belongs to a run, and a look is none: this connection has no other
 _FOUND: Final = (
-    "SELECT content_key, item.id, state, fingerprint, seed, met.run_id IS NOT NULL AS met, "
+    "SELECT content_key, item.id, state, failure_code, fingerprint, seed, met.run_id IS NOT NULL AS met, "
     "state = 'stored' AND NOT EXISTS (SELECT 1 FROM image WHERE item_id = item.id AND state = 'stored' "
     "AND path IS NOT NULL) AS delivered "
     "FROM item LEFT JOIN met ON met.run_id = 0 AND met.item_id = item.id WHERE batch_id = ? AND "
@@ -54,6 +55,7 @@ class Outlook:
 
     def __init__(self, connection: sqlite3.Connection, batch_id: int | None, realm: str) -> None:
         self._connection, self._batch_id, self.realm = connection, batch_id, realm
+        self.rejected = 0  # failed ones whose picture did not count
         prepare_scratch(connection)
         connection.execute("CREATE TEMP TABLE seen (content_key BLOB PRIMARY KEY, count INTEGER) WITHOUT ROWID")
 
@@ -101,7 +103,10 @@ class Outlook:
                 return Fate.REPEATED
             if before:
                 row = self._occurrence(want.content_key, before)
-        return Fate.NEW if row is None else _fate_of(row, want)
+        fate = Fate.NEW if row is None else _fate_of(row, want)
+        if row is not None and fate is Fate.FAILED and row["failure_code"] in OF_PICTURE:
+            self.rejected += 1
+        return fate
 
     def _count(self, content_key: bytes, *, taken: bool) -> int:
         """How often the input has named the key before; `taken`: once by a row that was not planned."""

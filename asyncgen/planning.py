@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from asyncgen.api import ImageGenerator
+from asyncgen.display import SAME_PICTURE
 from asyncgen.errors import InputError
 from asyncgen.estimate import Estimate, Work, estimate, jobs_that_fit, work_of
 from asyncgen.money import Price, dollars
@@ -336,7 +337,7 @@ def _report(question: Question, outlook: Outlook, known: Outlook | None, problem
         largest=bodies.largest,
         problems=problems.texts,
         problem_count=problems.count,
-        notes=[*_notes(question, survey, found), *question.notes],
+        notes=[*_notes(question, survey, found, outlook.rejected), *question.notes],
     )
 
 
@@ -347,10 +348,14 @@ def _workers(said: int | None, concurrency: Concurrency) -> int | None:
     return min(said, concurrency)
 
 
-def _notes(question: Question, survey: _Survey, found: Estimate) -> Iterator[str]:
+def _notes(question: Question, survey: _Survey, found: Estimate, rejected: int) -> Iterator[str]:
     fates, buys = survey.fates, question.buys
     if fates[Fate.FAILED] and Fate.FAILED not in buys:
         yield f"{fates[Fate.FAILED]} failed before and are left: --retry-failed tries them again"
+    if rejected and question.generator.settings.rerolls == 0:
+        yield SAME_PICTURE.format(rejected)
+    if question.source.unused_template is not None:
+        yield question.source.unused_template
     if fates[Fate.CHANGED] and Fate.CHANGED not in buys:
         yield f"{fates[Fate.CHANGED]} are there, made with other values than today's: --rebuy-changed makes them again"
     if fates[Fate.HELD] and Fate.HELD not in buys:

@@ -71,6 +71,7 @@ class Source:
         self.skipped = 0
         self.has_kept_rows = False  # which were not planned when it was looked through
         self._has_id_twice = False
+        self._template_is_used = False
 
     def validate(self, generator: ImageGenerator, shown: Display, batch_name: str) -> int | None:
         """Count the wanted jobs, planning every row that the batch does not know to be there.
@@ -129,10 +130,23 @@ class Source:
                     for row in parsed:
                         wants = _planned(intake, row, known)
                         total += len(wants)
+                        self._note_template(row)
                         if on_wants is not None and isinstance(row, Row) and wants:
                             on_wants(row.where or f"{self.name}:{row.line}", wants)
             self._has_id_twice = file.has_id_twice
         return total
+
+    def _note_template(self, row: Row | BadRow) -> None:
+        made = row.request if isinstance(row, Row) else None
+        if made is not None and self._input.template in (made.template, made.prompt):
+            self._template_is_used = True
+
+    @property
+    def unused_template(self) -> str | None:
+        """Words about a template that no row has needed, once all of the input has been looked through, else None."""
+        if self._input.template is None or self._template_is_used or self.has_kept_rows or self.is_stream:
+            return None
+        return "the template is not used: every row has a prompt of its own"
 
     async def chunks(
         self, generator: ImageGenerator, take_kept: TakeKept | None

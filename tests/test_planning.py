@@ -186,6 +186,27 @@ def test_an_input_that_cannot_be_read_is_a_problem_in_json_too(run: Cli, tmp_pat
     assert report["problems"][0] in ran.err
 
 
+def test_a_template_that_no_row_needs_is_told_of(run: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("prompt,{color}\na {color} fox,red\n")
+    (tmp_path / "some.csv").write_text("prompt,{color}\na {color} fox,red\n,green\n")
+    template, told = ("--template", "a {color} owl", *SIZE), "the template is not used"
+    assert told in planned(run, "own.csv", *template)["notes"][0]
+    assert planned(run, "some.csv", *template)["notes"] == []
+    assert [told in run("batch", file, *template).err for file in ("own.csv", "some.csv")] == [True, False]
+
+
+def test_that_the_same_seed_makes_a_rejected_picture_again_is_told_with_what_helps(
+    run: Cli, sandbox: Remote, tmp_path: Path
+) -> None:
+    sandbox.add(fault("black_image", prompt_contains="study 1"))
+    file, told = write(tmp_path / "p.jsonl", prompts(2)), "1 had a picture that was rejected"
+    first = run("batch", file, *SIZE)
+    assert (first.code, told in first.out, "--rerolls 1" in first.out) == (1, True, True), first
+    for again, is_told in [((), True), (("--retry-failed",), True), (("--retry-failed", "--rerolls", "1"), False)]:
+        notes = " ".join(planned(run, file, *SIZE, *again)["notes"])
+        assert (told in notes and "--rerolls 1" in notes) == is_told, again
+
+
 def test_an_id_used_twice_is_found_though_its_image_is_there(run: Cli, tmp_path: Path) -> None:
     file = write(tmp_path / "set.jsonl", [{"prompt": "a fox", "id": "one"}])
     run("batch", file, *SIZE)
