@@ -274,6 +274,19 @@ class Ledger:
         detail = f"no reply to POST /retry ({reason}): the job's id tells whether it runs again"
         await self._move(item, State.ACCEPTED, detail, accepted_at=None)
 
+    async def record_retry_not_taken(self, item: Item, failure: Failure) -> None:
+        """A retry that no reply came to has never run: it is as if it had never been sent, and the job still failed."""
+        detail = f"{failure}; POST /retry was never taken: the job still ends as it did before"
+        await self._move(
+            item,
+            State.WANTED,
+            detail,
+            failure=failure,
+            attempts=item.attempts - 1,
+            job_id=None,
+            also=rows.forget_job(item),
+        )
+
     async def record_refused_here(self, item: Item, failure: Failure) -> None:
         """It cannot be sent: its own fault, found before anything was bought."""
         await self._move(item, State.FAILED, str(failure), failure=failure)

@@ -307,8 +307,23 @@ async def test_a_retry_that_nobody_answers_is_not_bought_anew_because_its_id_tel
     assert steps(tmp_path) == ["wanted", "submitting", "accepted", "submitting", "accepted", "storing", "stored"]
 
 
-async def test_a_retry_in_the_air_when_the_process_died_is_polled_by_its_id(tmp_path: Path) -> None:
-    """Its own process was the only one to know whether it was sent: here it was, and the job runs again."""
+async def test_a_retry_that_never_arrived_is_no_try_and_its_failure_no_second_one(tmp_path: Path) -> None:
+    faults = fault("failed:platform", nth=[1]), fault("reset_before_accept", operation="retry")
+    job, jobs = await settled(tmp_path, *faults)
+    assert (job.item.state, job.item.attempts, len(jobs), runs_of(jobs)) == (State.STORED, 2, 2, 2)
+    bought_again = ["accepted", "wanted", "submitting", "accepted"]
+    assert steps(tmp_path) == ["wanted", "submitting", "accepted", "submitting", *bought_again, "storing", "stored"]
+    assert ledger_rows(tmp_path, "SELECT outcome FROM job ORDER BY id") == [("platform_failed",), ("completed",)]
+
+
+async def test_the_same_failure_of_a_run_that_no_retry_s_reply_told_of_is_the_second(tmp_path: Path) -> None:
+    job, jobs = await settled(tmp_path, fault("failed:platform"), fault("reset_after_accept", operation="retry"))
+    assert (job.item.state, job.item.attempts, len(jobs), runs_of(jobs)) == (State.FAILED, 2, 1, 2)
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+async def test_a_retry_in_the_air_when_the_process_died_is_polled_by_its_id(tmp_path: Path, is_sent: bool) -> None:
+    """Its own process was the only one to know whether it was sent: the job runs again, or another in its place."""
     async with open_sandbox(fault("failed:platform", nth=[1])) as sandbox:
         async with wired(sandbox, tmp_path) as parts:
             job = await parts.job()
@@ -317,11 +332,12 @@ async def test_a_retry_in_the_air_when_the_process_died_is_polled_by_its_id(tmp_
             assert isinstance(ending, Failed)
             terms = await parts.bench.allowance.reserve(job.want.spec, Stop())
             await parts.ledger.record_retry_intent(job.item, terms, ending.failure, ending.timing)
-            await parts.endpoint.retry(str(job.item.job_id), Told(), Stop())
+            if is_sent:
+                await parts.endpoint.retry(str(job.item.job_id), Told(), Stop())
         async with wired(sandbox, tmp_path) as parts:
             await parts.run([])
         assert states(tmp_path) == {"stored": 1}
-        assert runs_of(bought(sandbox)) == 2
+        assert (runs_of(bought(sandbox)), len(bought(sandbox))) == (2, 1 if is_sent else 2)
 
 
 class Told:

@@ -28,6 +28,7 @@ _REQUIRED = (
     *(f"storm: {fault}" for fault in STORMS),
     *(f"disk: {name} fails" for name in ("write", "create", "append", "link", "fsync", "fsync_directory", "commit")),
     *(f"rejected: {what}" for what in (*REJECTED, "wanted", "failed")),
+    "retry: never taken",
     "crash: between a rejected file and its record",
     "disk: somebody else's file",
     "disk: the manifest was edited",

@@ -79,13 +79,16 @@ def _may_cost(bought: Asked, later: Asked) -> bool:
 def _most_seconds(world: World, bought: Asked, time: float, timeout: float) -> float:
     """What it took, once that was told; until then the most that it may.
 
-    What became of a retry that nobody answered is told by its job's id: it may be the failure before it, once more.
+    What became of a retry that nobody answered is told by its job's id: the failure before it, once more, if it never
+    arrived.
     """
     if bought.job is not None and (bought.outcome == "accepted" or bought.operation == "retry"):
         for each in world.books.asked:
             if each.job is bought.job and each.outcome in ("ended", "damaged") and each.sent_at >= bought.sent_at:
                 is_told = each.answered_at is not None and each.answered_at <= time
-                return _told_seconds(bought.job, each) if is_told else timeout
+                never_ran = each.execution is not None and each.execution.bought_at < bought.sent_at
+                told_seconds = 0.0 if never_ran else _told_seconds(bought.job, each)
+                return told_seconds if is_told else timeout
     return timeout
 
 
@@ -182,23 +185,11 @@ def _look_at_stopped_lanes(world: World, life: Life, rejected: Rejected) -> None
     """What a lane is stopped for was met so often in that life."""
     asked = [each for each in world.books.asked if each.life == life.number]
     met = Counter(end.code for end in _ends(asked, rejected))
-    met.update(_met_again(asked))
     met["lost"] = len({each.subject for each in asked if each.outcome == "gone"})
     met["unreachable"] = sum(each.outcome == "unknown" and each.operation == "run" for each in asked)
     for stopped in life.statistics.stopped_lanes if life.statistics else ():
         code = str(stopped.failure.code)
         hold(met[code] >= life.options.lane_faults, f"life {life.number} met {met}, and says: {stopped}")
-
-
-def _met_again(asked: Sequence[Asked]) -> Iterator[str]:
-    """The faults that were told once more after a retry that nobody answered, and that never arrived."""
-    for retry in asked:
-        if retry.operation == "retry" and retry.outcome == "unknown":
-            told = [each for each in asked if each.job is retry.job and each.outcome == "ended" and each.execution]
-            before = [each.execution for each in told if each.sent_at <= retry.sent_at]
-            after = [each.execution for each in told if each.sent_at > retry.sent_at]
-            if before and after and before[-1] is after[0] and after[0] is not None:
-                yield FATES[after[0].fate].code
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,16 @@ MUTANTS = (
     ),
     Mutant(
         "second equal failure bought again", "an image that can only fail is paid for again", "job.py",
-        "        if await self._ledger.has_job_ended_with(self.item, failure.code):", "        if False:",
+        "        elif await self._ledger.has_job_ended_with(self.item, failure.code):", "        elif False:",
+    ),
+    Mutant(
+        "failure before a retry counted twice", "an image is given up after one run", "job.py",
+        "        if await self._was_never_retried(ending):", "        if False:",
+    ),
+    Mutant(
+        "second failure taken for the first", "an image that can only fail is paid for again", "job.py",
+        "        return (ending.failure.code, ending.timing) in await self._ledger.ends_before_retry(self.item)",
+        "        return True",
     ),
     Mutant(
         "old answer believed after a retry", "a job that runs again, and is paid for, is given up", "endpoint.py",

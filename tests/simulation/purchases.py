@@ -85,6 +85,8 @@ class _Walk:
         self._runs: dict[str, int] = {}
         self._unconfirmed: list[int] = []
         self._run: Execution | None = None
+        self._is_run_anew = True  # and not the one before it, once more
+        self._never_taken = record.never_taken
 
     def walk(self) -> None:
         moves = self._record.moves
@@ -148,8 +150,12 @@ class _Walk:
     def _accept(self, before: Move, move: Move) -> None:
         """The next purchase that the ledger knows is the next execution of its job in the books.
 
-        A retry that nobody confirmed may not have arrived: then the job's last execution goes on counting.
+        A retry that nobody confirmed may not have arrived: then the ledger has no purchase more. Where that was never
+        found out, because the job was cancelled or lost, its last execution goes on counting.
         """
+        if move in self._never_taken:
+            self._look_at_unconfirmed(before, move)
+            return
         self._job = next(self._jobs, None)
         self._hold(self._job is not None, "accepted without a job")
         assert self._job is not None
@@ -158,9 +164,10 @@ class _Walk:
         self._hold(job is not None and job.subject == subject, f"a job that was never: {self._job}")
         self._look_at_seed(self._job.seed)
         assert job is not None
-        number = self._runs.get(job.job_id, -1) + 1
+        number, self._is_run_anew = self._runs.get(job.job_id, -1) + 1, True
         if not self._job.is_confirmed:
             self._look_at_unconfirmed(before, move)
+            self._is_run_anew = number < len(job.executions)
             number = min(number, len(job.executions) - 1)
         self._hold(number < len(job.executions), f"{job.job_id} never ran again")
         self._runs[job.job_id], self._run = number, job.executions[number]
@@ -223,6 +230,10 @@ class _Walk:
     def _look_at_end(self, move: Move) -> None:
         assert self._job is not None and self._run is not None
         job, run = self._world.books.jobs[self._job.job_id], self._run
+        if move.takes_back_retry:
+            self._hold(job.executions[-1] is run, f"{job.job_id} ran again, and that is not counted")
+            self._bought -= 1
+            return
         told = [each for each in self._world.books.asked if each.job is job and each.operation == "status"]
         told = [each for each in told if each.life <= move.life]
         match move.target:
@@ -247,6 +258,7 @@ class _Walk:
             self._look_at_loss(job, told, is_last=False)
             return
         self._hold(any(each.outcome in ("ended", "damaged") for each in told), "its end was never told")
+        self._hold(self._is_run_anew, "one failure counts twice")
         if self._job.is_rejected:
             self._look_at_rejection(move, job)
             return

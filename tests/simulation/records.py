@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .books import Subject
@@ -23,9 +23,12 @@ _JOBS = """
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Move:
-    """One step of an item as its events tell it: from a state to the next, and the life in which that was recorded."""
+    """One step of an item as its events tell it: from a state to the next, and the life in which that was recorded.
+
+    Two of them are never the same one, whatever they say.
+    """
 
     source: str
     target: str
@@ -43,6 +46,11 @@ class Move:
     def is_loss(self) -> bool:
         """Whether it was made because the platform no longer knew the job."""
         return (self.detail or "").startswith("lost: ")
+
+    @property
+    def takes_back_retry(self) -> bool:
+        """Whether it says that a retry without a reply had never arrived: no purchase came of it."""
+        return self.source == "accepted" and "POST /retry was never taken" in (self.detail or "")
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,16 @@ class Record:
             was_settled = move.target == "wanted" and move.source not in ("accepted", "submitting")
             count = 0 if was_settled else count + move.is_reroll
         return count
+
+    @property
+    def never_taken(self) -> frozenset[Move]:
+        """The moves with which a retry that had never arrived was taken for one that runs: no job of theirs is left."""
+        accepted, never_taken = None, set()
+        for move in self.moves:
+            accepted = move if move.target == "accepted" else accepted
+            if move.takes_back_retry and accepted is not None:
+                never_taken.add(accepted)
+        return frozenset(never_taken)
 
     def subject_after(self, life: int) -> Subject:
         """With the seed that it had when that life was over: that of its first rejected job since then, or today's."""
@@ -192,7 +210,11 @@ def _moves(steps: Sequence[tuple[str, int, str | None]], jobs: Sequence[Bought])
     for target, life, detail in steps:
         accepted += (source, target) == ("submitting", "accepted")
         is_end = source == "accepted" and target in ("wanted", "failed")
-        rejects = is_end and jobs[accepted - 1].is_rejected
         was_found = target == "unknown" and last_life < life
-        yield Move(source, target, life, detail, was_found, rejects)
+        move = Move(source, target, life, detail, was_found)
+        if move.takes_back_retry:
+            accepted -= 1
+        elif is_end and jobs[accepted - 1].is_rejected:
+            move = replace(move, rejects=True)
+        yield move
         source, last_life = target, life

@@ -121,7 +121,7 @@ def _ends(record: Record, life: Life) -> Iterator[tuple[str, int | None]]:
     """The jobs of an image that ended in a life: what for, and the milliseconds, None where none were told in it."""
     jobs, job, told_in = iter(record.jobs), None, -1
     for move in record.moves:
-        if move.target == "accepted" and move.source == "submitting":
+        if move.target == "accepted" and move.source == "submitting" and move not in record.never_taken:
             job = next(jobs, None)
         elif move.source == "accepted" and move.target == "storing":
             told_in = move.life
@@ -131,7 +131,7 @@ def _ends(record: Record, life: Life) -> Iterator[tuple[str, int | None]]:
             yield "unknown", None
         elif (move.source, move.target) == ("storing", "stored"):
             yield "made", job.execution_ms if job and told_in == life.number else None
-        elif move.source == "accepted" and move.target != "storing":
+        elif move.source == "accepted" and move.target != "storing" and not move.takes_back_retry:
             use = "lost" if move.is_loss else "cancelled" if move.target == "cancelled" else "failed"
             yield use, job.execution_ms if job else None
 

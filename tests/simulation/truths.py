@@ -39,6 +39,8 @@ def look_at(world: World, plan: Plan, lives: Sequence[Life]) -> None:
     for record in records.items:
         for move in record.moves[1:]:
             world.books.hit(f"move: {move.source} -> {move.target}")
+            if move.takes_back_retry:
+                world.books.hit("retry: never taken")
             if move.rejects:
                 world.books.hit(f"rejected: {move.target}")
         for job in record.jobs:
