@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -121,6 +121,7 @@ class _Wait:
     before_retry: Collection[KnownEnd] = ()
     faults_in_a_row: int = 0
     missing_since: float | None = None
+    was_pending: bool = False
 
 
 class Endpoint:
@@ -237,8 +238,9 @@ class Endpoint:
         `lane` is the same for jobs that do the same work; `submitted_at` is on the monotonic clock, and where it is not
         given the job is polled at once. A failed poll is polled again. `Missing` is returned only once `/status` has
         not known the job for `MISSING_GRACE_SECONDS`, and for as long a failure of `before_retry` is taken for an old
-        answer. A job is never abandoned: past `slow_after_*` it is only polled less often. When it has completed, its
-        `place` stays taken until whoever gave it has put the result away (None: that is nobody's concern).
+        answer; one that lasts is `Failed.is_of_before`. A job is never abandoned: past `slow_after_*` it is only polled
+        less often. When it has completed, its `place` stays taken until whoever gave it has put the result away (None:
+        that is nobody's concern).
         """
         with self.place() as own:
             ending: JobEnding = await self._polled(
@@ -360,9 +362,11 @@ class Endpoint:
 
         How long it has lasted is counted to when it was asked: a reply may be slow, and old when it comes.
         """
-        said = (outcome.failure.code, outcome.timing) if isinstance(outcome, Failed) else None
-        if said in wait.before_retry and asked_at - wait.since < MISSING_GRACE_SECONDS:
-            return Transient("/status says what it said before a retry")
+        if isinstance(outcome, Failed) and (outcome.failure.code, outcome.timing) in wait.before_retry:
+            if asked_at - wait.since < MISSING_GRACE_SECONDS:
+                return Transient("/status says what it said before a retry")
+            outcome = replace(outcome, is_of_before=not wait.was_pending and outcome.timing != Timing())
+        wait.was_pending = wait.was_pending or isinstance(outcome, Pending)
         if not isinstance(outcome, Missing):
             wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since
             return outcome

@@ -66,6 +66,7 @@ class _Flight:
     job: Job
     places: list[int]
     is_added: bool = False
+    is_added_again: bool = False  # while it was being taken back
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +76,6 @@ class _Coming:
     want: Want
     item: Item
     take: Callable[[], Awaitable[None]]
-    since: int = 0  # how many withdrawals came before it
 
 
 class Engine:
@@ -99,8 +99,10 @@ class Engine:
         # What is claimed here is not taken back behind our back: the items of the chunk that is being taken in.
         self._claims = anyio.Lock(fast_acquire=True)
         self._chunk: frozenset[int] = frozenset()
-        # Items that were added and wait to be taken in, and how many withdrawals came before.
-        self._added: dict[int, int] = {}
+        # Items that were added and wait to be taken in, in order.
+        self._added: dict[int, None] = {}
+        # How many withdrawals came before an item was added: they do not mean it.
+        self._added_after: dict[int, int] = {}
         self._coming: list[_Coming] = []
         self._tasks: TaskGroup | None = None
         self._is_taking = False
@@ -233,7 +235,7 @@ class Engine:
         return sum(
             one.item.state in (State.WANTED, State.CANCELLED)
             and selection.matches(one.want, one.item)
-            and not self._is_withdrawn(one.item, one.want, one.since)
+            and not self._is_withdrawn(one.item, one.want)
             for one in self._coming
         )
 
@@ -262,15 +264,17 @@ class Engine:
         unsent = await self._bench.ledger.cancel_unsent(self._batch, selection.matches, (), TAKEN_BACK)
         return Withdrawn(self.statistics.reattached, unsent)
 
-    def _new_job(self, item: Item, want: Want, since: int = 0) -> Job:
+    def _new_job(self, item: Item, want: Want) -> Job:
         job = Job(self._bench, item, want, self.stop)
-        job.withdrawn = self._is_withdrawn(item, want, since)
+        job.withdrawn = self._is_withdrawn(item, want)
         job.on_put_off = self._count_put_off
         return job
 
-    def _is_withdrawn(self, item: Item, want: Want, since: int = 0) -> bool:
-        """By one of the withdrawals, the first `since` left out: what was added after them is not meant by them."""
-        return any(selection.matches(want, item) for selection in self._withdrawals[since:])
+    def _is_withdrawn(self, item: Item, want: Want) -> bool:
+        """By one of the withdrawals that came since it was last added."""
+        return any(
+            selection.matches(want, item) for selection in self._withdrawals[self._added_after.get(item.id, 0) :]
+        )
 
     async def add(self, wants: Sequence[Want], scope: int) -> Added:
         """Want images that the input does not name: they are recorded when this returns, and come next.
@@ -285,22 +289,34 @@ class Engine:
             await self._bench.ledger.check_ids(self._batch, wants)
             in_hand = self._chunk.union(self._flights, self._added)
             items = await self._bench.ledger.claim(self._batch, scope, wants, in_hand)
-            fresh = dict.fromkeys((item.id for item in items if self._is_fresh(item)), len(self._withdrawals))
+            fresh = dict.fromkeys(
+                item.id for want, item in zip(wants, items, strict=True) if self._is_fresh(want, item)
+            )
             is_taken = self._is_taking or (self._tasks is not None and bool(self._flights))
             is_taken = is_taken and not self.stop.requested
             if is_taken:
-                more = len(fresh.keys() - self._added.keys())
-                self.statistics.wanted += more
-                self.statistics.added += more
-                self._added.update(fresh)
-                self._have_added_taken()
+                self._add_all(fresh)
         return Added(len(fresh), len(items) - len(fresh), is_taken)
 
-    def _is_fresh(self, item: Item) -> bool:
-        """Whether what is added is to be made, and nothing in hand is going to be it."""
-        if item.id in self._flights or any(one.item.id == item.id for one in self._coming):
-            return False
-        return item.state is State.CANCELLED or (item.state is State.WANTED and item.id not in self._added)
+    def _is_fresh(self, want: Want, item: Item) -> bool:
+        """Whether what is added is to be made, and nothing in hand is going to be it: what is taken back is not."""
+        if item.id in self._flights or item.id in self._added or any(one.item.id == item.id for one in self._coming):
+            return self._is_withdrawn(item, want)
+        return item.state in (State.WANTED, State.CANCELLED)
+
+    def _add_all(self, item_ids: Iterable[int]) -> None:
+        for item_id in item_ids:
+            flight = self._flights.get(item_id)
+            waits = item_id in self._added or (flight is not None and flight.is_added_again)
+            self.statistics.wanted += not waits
+            self.statistics.added += not waits
+            if self._withdrawals:
+                self._added_after[item_id] = len(self._withdrawals)
+            if flight is None:
+                self._added[item_id] = None
+            else:  # it is made again once it has been taken back
+                flight.is_added_again = True
+        self._have_added_taken()
 
     def _have_added_taken(self) -> None:
         if self._is_taking:
@@ -323,18 +339,18 @@ class Engine:
                 self._chunk = frozenset(page)
             take = partial(self._take_one_added, tasks, deliver)
             await self._take_each(
-                _Coming(want, item, partial(take, want, item, page[item.id]), page[item.id])
-                for want, item in zip(wants, items, strict=True)
+                _Coming(want, item, partial(take, want, item)) for want, item in zip(wants, items, strict=True)
             )
 
-    async def _take_one_added(self, tasks: TaskGroup, deliver: Deliver, want: Want, item: Item, since: int) -> None:
-        if item.id in self._flights or item.id in self._landed:
+    async def _take_one_added(self, tasks: TaskGroup, deliver: Deliver, want: Want, item: Item) -> None:
+        landed = self._landed.get(item.id)
+        if item.id in self._flights or (landed is not None and landed.job.item.state is not State.CANCELLED):
             self.statistics.repeated += 1
-        elif not await self._is_to_be_made(want, item, since):
+        elif not await self._is_to_be_made(want, item):
             self._count_settled(item, made=False)
         elif not self._allowance.stop_of(want.spec):
             await self._wait_for_place()
-            self._launch(tasks, _Flight(self._new_job(item, want, since), [], is_added=True), deliver)
+            self._launch(tasks, _Flight(self._new_job(item, want), [], is_added=True), deliver)
 
     # -- taking in -----------------------------------------------------------------------------------------------
 
@@ -362,11 +378,11 @@ class Engine:
             await self._take_added(tasks, deliver)
             with self.stop.interruptible():
                 chunk = await anext(chunks, None)
+            if not chunk and (self._added or chunk is not None):
+                continue  # it was woken for what was added
             if chunk is None:
                 self.statistics.input_ended = True
                 return
-            if not chunk:
-                continue  # it was woken for what was added
             self._forget_landed()
             wants, in_work = [wanted.want for wanted in chunk], frozenset(self._flights)
             async with self._claims:
@@ -433,9 +449,9 @@ class Engine:
         await self._allowance.wait_fetchable(self.stop)
         await self.stop.wait_unpaused()  # which may have begun while it waited
 
-    async def _is_to_be_made(self, want: Want, item: Item, since: int = 0) -> bool:
+    async def _is_to_be_made(self, want: Want, item: Item) -> bool:
         item.changed = item.changed or item.was_delivered  # there is no file to keep
-        if self._is_withdrawn(item, want, since):
+        if self._is_withdrawn(item, want):
             if item.state is State.WANTED:
                 await self._bench.ledger.record_cancelled_unsent(item, TAKEN_BACK)
             return False
@@ -486,6 +502,9 @@ class Engine:
         for number, place in enumerate(tuple(flight.places)):  # who names it from now on is handed it by `_take`
             await self._hand_on(flight, place, deliver, repeated=number > 0 or flight.is_added)
         self._slots.give_back()
+        if flight.is_added_again:
+            self._added[job.item.id] = None
+            self._have_added_taken()
 
     def _notice_sleep(self) -> None:
         """Only the wall clock goes on while a machine sleeps; jobs that ended meanwhile may have expired."""

@@ -522,7 +522,7 @@ class Job:
     async def _bought_again_or(self, otherwise: State, ending: Failed) -> None:
         """The platform's fault: bought again, unless the image has met the same one before or was bought enough."""
         failure = ending.failure
-        if await self._was_never_retried(ending):
+        if ending.is_of_before and self.item.accepted_at is None:  # a reply to the retry would have said when
             await self._buy_instead(failure)
         elif await self._ledger.has_job_ended_with(self.item, failure.code):
             repeated = Failure(failure.kind, failure.code, f"{failure.message} (the second time: not bought again)")
@@ -535,18 +535,8 @@ class Job:
             log.warning("bought again after %s", failure)
             await self._end_with(State.WANTED, failure)
 
-    async def _was_never_retried(self, ending: Failed) -> bool:
-        """Whether a retry that no reply came to was not taken: no second run ends at the same milliseconds.
-
-        Where `/status` tells no times it cannot be known, and the failure counts as one of the run that may have been.
-        """
-        is_unconfirmed = self.item.accepted_at is None
-        if not is_unconfirmed or ending.timing == Timing():
-            return False
-        return (ending.failure.code, ending.timing) in await self._ledger.ends_before_retry(self.item)
-
     async def _buy_instead(self, failure: Failure) -> None:
-        """Of a retry that was never taken: nothing was bought by it."""
+        """The retry was never taken: nothing was bought by it."""
         log.warning("job %s was not run again: bought again after %s", self.item.job_id, failure)
         await self._ledger.record_retry_not_taken(self.item, failure)
         if self._terms is not None:

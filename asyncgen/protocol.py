@@ -118,6 +118,8 @@ class Failed:
     """Finished without a usable picture. `refetch_first`: the reply itself may be damaged, and fetching is free.
 
     `may_be_retried`: the platform's word for it was FAILED or TIMED_OUT, for which `/retry` runs the job again.
+    `is_of_before`: to the millisecond it is an end that the job had before it was to be retried, and nothing has said
+    that it ran again since.
     `aside` are pictures that came with the failure: they are no result and are not counted, but they were paid for.
     """
 
@@ -125,6 +127,7 @@ class Failed:
     timing: Timing = Timing()
     refetch_first: bool = False
     may_be_retried: bool = False
+    is_of_before: bool = False
     aside: tuple[InlineImage | DecodedImage | LinkedImage, ...] = ()
 
 

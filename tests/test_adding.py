@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
@@ -33,8 +33,10 @@ from support import (
 from test_steering import tell
 
 from asyncgen.errors import InputError
+from asyncgen.intake import IndexedWant
 from asyncgen.records import Want
 from asyncgen.request import parse_request
+from asyncgen.results import ImageResult
 from asyncgen.selection import Selection
 from asyncgen.tally import Added, Withdrawn
 
@@ -131,6 +133,50 @@ async def test_the_same_again_is_there_already_and_another_image_under_its_id_is
         assert sorted(job["prompt"] for job in bought(sandbox)) == ["a fox", "a hare", "a kingfisher", "an owl"]
         s = engine.statistics
         assert (s.wanted, s.added, s.made, s.pending) == (4, 2, 4, 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_what_is_added_again_while_it_is_taken_back_is_made(tmp_path: Path, is_named: bool) -> None:
+    """Whether this run's input names it, or it was found out from an earlier one."""
+    fox = planned("a fox", id="fox")
+    stuck = fault("stuck", nth=[1]), fault("stuck", prompt_contains="owl")
+    async with open_sandbox(*stuck, workers=2) as sandbox:
+        if not is_named:
+            async with wired(sandbox, tmp_path) as parts:
+                await (await parts.job("a fox", id="fox"))._buy()
+        async with wired(sandbox, tmp_path) as parts:
+            engine, named = parts.engine(), [{"prompt": "a fox", "id": "fox"}] if is_named else []
+            async with anyio.create_task_group() as run:
+                run.start_soon(parts.run, [*named, "an owl"], engine)
+                await eventually(lambda: states(tmp_path) == {"accepted": 2} and engine.statistics.in_work == 2)
+                async with anyio.create_task_group() as commands:
+                    commands.start_soon(engine.withdraw, Selection(frozenset({"fox"})))
+                    await anyio.lowlevel.checkpoint()
+                    assert await engine.add([fox], -1) == Added(1, 0, is_taken=True)
+                    assert await engine.add([fox], -2) == Added(0, 1, is_taken=True)
+                await eventually(lambda: states(tmp_path) == {"accepted": 1, "stored": 1})
+                await engine.withdraw(Selection())
+        assert [job["state"] for job in bought(sandbox) if "fox" in job["prompt"]] == ["CANCELLED", "COMPLETED"]
+        s = engine.statistics
+        cancelled = 1 + is_named  # nobody waits for the first end of what the input does not name
+        assert (s.wanted, s.added, s.made, s.cancelled, s.pending) == (2 + is_named, 1, 1, cancelled, 0)
+
+
+@pytest.mark.anyio
+async def test_what_is_added_to_a_run_in_order_while_its_input_ends_is_made(tmp_path: Path) -> None:
+    async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
+        engine = parts.engine()
+
+        async def chunks() -> AsyncIterator[list[IndexedWant]]:
+            yield [IndexedWant(0, planned("a fox"))]
+            assert await engine.add([planned("a hare")], -1) == Added(1, 0, is_taken=True)
+
+        async def deliver(result: ImageResult) -> None:
+            assert result.status == "success"
+
+        await engine.run(chunks(), deliver)
+        assert states(tmp_path) == {"stored": 2}
 
 
 @pytest.mark.anyio

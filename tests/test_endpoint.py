@@ -26,6 +26,7 @@ from asyncgen.protocol import (
     Pending,
     Refused,
     Rejected,
+    Timing,
     Unknown,
     job_body,
 )
@@ -337,8 +338,27 @@ async def test_the_same_failure_that_lasts_after_a_retry_is_believed(tmp_path: P
         assert isinstance(before, Failed)
         began = it.clock.now()
         known = (before.failure.code, before.timing)
-        assert await it.endpoint.wait_output("j", before_retry=[known]) == before
+        assert await it.endpoint.wait_output("j", before_retry=[known]) == replace(before, is_of_before=True)
         assert it.clock.now() - began >= MISSING_GRACE_SECONDS
+
+
+@pytest.mark.parametrize("said", [FAILED | {"status": "IN_QUEUE"}, FAILED | {"status": "IN_PROGRESS"}, FAILED])
+async def test_an_equal_failure_after_a_reply_that_the_job_runs_is_another_one(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    """Two runs that were cut off at the same limit may end alike."""
+    async with site(saying(said, FAILED)) as url, opened(url, tmp_path) as it:
+        known = (FailureCode.PLATFORM_FAILED, Timing(execution_ms=42078))
+        ending = await it.endpoint.wait_output("j", before_retry=[known])
+        assert isinstance(ending, Failed)
+        assert ending.is_of_before == (said is FAILED)
+
+
+async def test_a_failure_without_times_is_never_known_to_be_an_old_one(tmp_path: Path) -> None:
+    async with site(saying({"status": "FAILED", "error": "job timed out"})) as url, opened(url, tmp_path) as it:
+        ending = await it.endpoint.wait_output("j", before_retry=[(FailureCode.PLATFORM_FAILED, Timing())])
+        assert isinstance(ending, Failed)
+        assert not ending.is_of_before
 
 
 async def test_health_counts_jobs_and_workers(tmp_path: Path) -> None:

@@ -159,16 +159,16 @@ MUTANTS = (
     ),
     Mutant(
         "failure before a retry counted twice", "an image is given up after one run", "job.py",
-        "        if await self._was_never_retried(ending):", "        if False:",
+        "        if ending.is_of_before and self.item.accepted_at is None:", "        if False:",
     ),
     Mutant(
         "second failure taken for the first", "an image that can only fail is paid for again", "job.py",
-        "        return (ending.failure.code, ending.timing) in await self._ledger.ends_before_retry(self.item)",
-        "        return True",
+        "        if ending.is_of_before and self.item.accepted_at is None:", "        if self.item.accepted_at is None:",
     ),
     Mutant(
         "old answer believed after a retry", "a job that runs again, and is paid for, is given up", "endpoint.py",
-        "        if said in wait.before_retry and", "        if False and",
+        "            if asked_at - wait.since < MISSING_GRACE_SECONDS:\n                return Transient(\"/status says",
+        "            if False:\n                return Transient(\"/status says",
     ),
     Mutant(
         "download not tried again", "a good picture is given up because its site was slow once", "endpoint.py",

@@ -178,7 +178,7 @@ class Platform:
     def _execute(self, job: Job, time: float) -> None:
         """Buy one run of a job: its queue, its work and its fate."""
         prompt, pick = job.subject[0], self._pick
-        queue_seconds = pick(60, "queue", prompt) * 0.5
+        queue_seconds = pick(60, "queue", prompt) * 0.5 + pick(500, "queue, milliseconds", prompt) / 1000
         if self.fault_percent and pick.chance(5, "long queue", prompt):
             queue_seconds *= 20
         fate = self._fate(prompt)
