@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from asyncgen.lifecycle import MOVES
 
 from .books import FATES
+from .commands import WORDS
 from .network import REQUEST_FAULTS, STORMS
 from .points import CRASH_POINTS
 from .records import REJECTED
 
 #: With fewer seeds than this a rare accident may be missing.
 ENOUGH_SEEDS = 2000
-#: `asyncgen verify --repair`, `asyncgen adopt`, `asyncgen queue cancel`.
-ONLY_BY_COMMAND = {"stored -> lost", "wanted -> stored", "wanted -> cancelled"}
+#: `asyncgen verify --repair`, `asyncgen adopt`.
+ONLY_BY_COMMAND = {"stored -> lost", "wanted -> stored"}
 _ENDINGS = (
     "ended", "stopped", "cancelled", "crashed", "RunPausedError", "BudgetReachedError", "StoreError", "LedgerError",
 )  # fmt: skip
@@ -29,6 +30,7 @@ _REQUIRED = (
     *(f"disk: {name} fails" for name in ("write", "create", "append", "link", "fsync", "fsync_directory", "commit")),
     *(f"rejected: {what}" for what in (*REJECTED, "wanted", "failed")),
     "retry: never taken",
+    *(f"command: {word}" for word in WORDS),
     "crash: between a rejected file and its record",
     "disk: somebody else's file",
     "disk: the manifest was edited",

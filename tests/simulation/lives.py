@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
 import anyio
+from anyio.abc import TaskGroup
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.intake import IndexedWant
@@ -24,6 +25,7 @@ from asyncgen.tally import Statistics
 
 from .alone import Alone
 from .choices import Key
+from .commands import Owner, Told
 from .loop import StuckError, VirtualLoop, seed_hashes
 from .network import draw_storm
 from .plans import MET_ONCE, USD_PER_SECOND, Options, Plan, indexed, planner
@@ -41,7 +43,7 @@ class Life:
     `ending`: ended, stopped, cancelled (stopped twice), crashed, or the name of the error that ended it, with its text
     in `said`. When it was over, `last_event` was the ledger's newest event, `runs_begun` its count of runs, and
     `most_usd` the most that all jobs in it can have cost, `unlisted` its images that the manifest does not have; times
-    are monotonic, but for `began_true` and `ended_true`.
+    are monotonic, but for `began_true` and `ended_true`. `told` are the commands that it was given.
     """
 
     number: int
@@ -62,6 +64,7 @@ class Life:
     most_usd: float = 0.0
     unlisted: int = 0
     temporary_files: list[str] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,10 @@ class _Incarnation:
             await ledger.open()
             async with anyio.create_task_group() as writer:
                 writer.start_soon(ledger.run_writer)
-                with anyio.CancelScope() as scope:
-                    await self._run(ports, ledger, options, scope)
+                async with anyio.create_task_group() as commands:
+                    with anyio.CancelScope() as scope:
+                        await self._run(ports, ledger, options, scope, commands)
+                    commands.cancel_scope.cancel()
                 if scope.cancelled_caught or (scope.cancel_called and self._life.ending == "stopped"):
                     self._life.ending = "cancelled"  # nothing may have been left to cancel but what was out
                 writer.cancel_scope.cancel()
@@ -191,13 +196,19 @@ class _Incarnation:
                 raise
             self._life.ending, self._life.said = type(error).__name__, str(error)
 
-    async def _run(self, ports: Ports, ledger: Ledger, options: Options, scope: anyio.CancelScope) -> None:
+    async def _run(
+        self, ports: Ports, ledger: Ledger, options: Options, scope: anyio.CancelScope, commands: TaskGroup
+    ) -> None:
         life = self._life
         run = await _open_run(ports, ledger, options)
         life.statistics = run.statistics
+        owner = Owner(self._world, self._loop, run, options.known, life.told, commands)
         if not self._world.calm:
-            self._arrange_the_rest(run, scope)
-        await run.run(self._chunks(ports), self._deliver)
+            self._arrange_the_rest(run, scope, owner)
+        try:
+            await run.run(self._chunks(ports), self._deliver)
+        finally:
+            owner.is_over = True
         life.ending = "ended" if life.stopped_at is None else "stopped"
 
     def _arrange_crash(self) -> None:
@@ -212,7 +223,7 @@ class _Incarnation:
         elif world.pick.chance(60, "crashes"):
             world.arrange(world.cut, "crash")
 
-    def _arrange_the_rest(self, run: BatchRun, scope: anyio.CancelScope) -> None:
+    def _arrange_the_rest(self, run: BatchRun, scope: anyio.CancelScope, owner: Owner) -> None:
         world, loop = self._world, self._loop
 
         def stop() -> None:
@@ -233,6 +244,8 @@ class _Incarnation:
             world.arrange(lambda: loop.call_soon(stop), "stop", at_a_moment=has_price)
             if world.pick.chance(40, "stops twice"):
                 world.arrange(lambda: loop.call_soon(cancel), "second stop")
+        if world.pick.chance(25, "has commands"):
+            owner.arrange()
         if world.pick.chance(8, "sleeps"):
             world.arrange(world.sleep_machine, "sleep")
         if world.pick.chance(8, "turns the clock"):

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from asyncgen.endpoint import Pace
 from asyncgen.intake import IndexedWant, Intake
@@ -53,12 +54,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Options:
-    """How one life runs. `given` are the rows of its input, `chunk` how many of them are read at a time.
+    """How one life runs. `given` are the rows of its input, `chunk` how many of them are read at a time; `known` are
+    also those that may be added to them.
 
     `concurrency` None: as many jobs out as the workers need.
     """
 
     given: tuple[Wish, ...]
+    known: tuple[Wish, ...]
     endpoint: str
     concurrency: int | None
     max_attempts: int
@@ -125,16 +128,17 @@ class Plan:
         """Those of the next life; a calm one is given every row."""
         pick = self._pick
         point = pick.of(_CRASH_POINTS, "crash point") if pick.chance(40, "crash at a point") else None
-        given = self.wishes
+        known, rows = self.wishes, len(self.wishes)
         if not calm and pick.chance(25, "fewer rows"):
-            given = given[: pick(len(given), "rows")]
+            rows = pick(rows, "rows")
         if pick.chance(25, "changed rows"):
             steps = 21 + pick(3, "steps")
-            given = tuple(
-                dataclasses.replace(wish, steps=steps) if wish.kind == "with an id" else wish for wish in given
+            known = tuple(
+                dataclasses.replace(wish, steps=steps) if wish.kind == "with an id" else wish for wish in known
             )
         return Options(
-            given=given,
+            given=known[:rows],
+            known=known,
             endpoint=pick.of(ENDPOINTS, "endpoint") if pick.chance(30, "moved") else ENDPOINTS[0],
             concurrency=1 if self.has_lora_sets else None if pick.chance(20, "auto") else 1 + pick(4, "concurrency"),
             max_attempts=self._max_attempts,
@@ -179,9 +183,16 @@ def indexed(wishes: tuple[Wish, ...]) -> list[IndexedWant]:
     return [IndexedWant(index, want) for index, want in enumerate(wants)]
 
 
-@cache
-def _wants(wish: Wish) -> tuple[Want, ...]:
-    fields = {
+def request_of(wish: Wish) -> dict[str, Any] | None:
+    """What adds a row to a run that goes on; None: it cannot be added."""
+    if wish.kind in ("in memory", "oversize", "edited workflow"):
+        return None
+    request = {"prompt": wish.prompt, "width": 16, "height": 16, "steps": wish.steps, **_fields(wish)}
+    return request if wish.lora is None else {**request, "lora_name": wish.lora}
+
+
+def _fields(wish: Wish) -> dict[str, Any]:
+    return {
         "fixed seed": {"seed": 2**64 - 1 - wish.label},
         "named": {"filename": "the same name.png"},
         "two pictures": {"batch_size": 2},
@@ -191,8 +202,12 @@ def _wants(wish: Wish) -> tuple[Want, ...]:
         "forbidden twice": {"seed": 7},
         "with an id": {"id": f"row {wish.label}"},
     }.get(wish.kind, {})
+
+
+@cache
+def _wants(wish: Wish) -> tuple[Want, ...]:
     intake = Intake(planner(), {"width": 16, "height": 16, "steps": wish.steps, "lora_name": wish.lora})
-    wants = [each.want for each in intake.plan({"prompt": wish.prompt, **fields})]
+    wants = [each.want for each in intake.plan({"prompt": wish.prompt, **_fields(wish)})]
     if wish.kind == "edited workflow":  # the file was edited after the row had been planned
         wants = [
             dataclasses.replace(want, spec=dataclasses.replace(want.spec, workflow_digest="old")) for want in wants

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .books import FATES, Asked, Execution, Job
 from .broken import hold
+from .commands import may_cancel
 from .records import Bought, Move, Record, Records
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class _Walk:
         match move.source, move.target:
             case "wanted", "submitting":
                 self._buy(move)
+            case "wanted", "cancelled":
+                self._hold(may_cancel(self._lives[move.life], self._record), "taken back, unasked")
             case "wanted", "failed":
                 self._hold(self._is_unsendable(), "failed without being sent")
             case "submitting", "wanted":
@@ -241,6 +244,9 @@ class _Walk:
                 self._hold(run.fate == "done" and any(each.whole_result for each in told), "stored what never came")
                 self._hold(self._world.platform.look(job.subject) != "blank", "a blank picture is stored")
             case "cancelled":
+                life = self._lives[move.life]
+                is_asked = life.options.cancel_on_stop or may_cancel(life, self._record) or job.cancelled_at is not None
+                self._hold(is_asked, "taken back, unasked")
                 self._hold(job.cancelled_at is not None, "said to be cancelled")
                 self._hold(self._job.execution_ms is None, "cancelled, and with the time of another run")
             case "lost":

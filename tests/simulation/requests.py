@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .books import Asked, Job
 from .broken import hold
+from .commands import withdrawn_jobs
 from .records import Record, Records
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
         found = [record for record in records.items if record.found_by(life.number) in ("accepted", "storing")]
         _look_at_jobs_out(life, asked, found)
         _look_at_fetches(world, records, asked)
-        _look_at_cancels(world, life, asked)
+        _look_at_cancels(world, records, life, asked)
 
 
 def _grouped(asked: Iterable[Asked]) -> dict[tuple[str, str], list[Asked]]:
@@ -128,10 +129,15 @@ def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
 
 
 def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: Sequence[Record]) -> None:
-    """From its `/run` to the last word on it a job takes one of the places; jobs found out at the start may be more."""
+    """From its `/run` to the last word on it a job takes one of the places; jobs found out at the start may be more.
+
+    Taking it back is no word on it: that may be tried once more when it has ended by itself.
+    """
     spans: dict[object, tuple[float, float]] = {}
     names: dict[str, object] = {}
     for each in asked:
+        if each.operation == "cancel":
+            continue
         if each.operation == "run":
             key: object = (each.subject, each.sent_at)
             if each.job is not None:
@@ -152,10 +158,12 @@ def _look_at_jobs_out(life: Life, asked: Sequence[Asked], found: Sequence[Record
     hold(most <= allowed, f"{most} jobs out in life {life.number}, {allowed} allowed, {len(found)} found")
 
 
-def _look_at_cancels(world: World, life: Life, asked: Sequence[Asked]) -> None:
-    """What is out is taken back where its owner said so, once the run stops, and never else."""
+def _look_at_cancels(world: World, records: Records, life: Life, asked: Sequence[Asked]) -> None:
+    """What is out is taken back where its owner said so, once the run stops or by a command, and never else."""
+    meant = withdrawn_jobs(life, records)
     cancels = [each for each in asked if each.operation == "cancel"]
-    hold(life.options.cancel_on_stop or not cancels, f"life {life.number} cancelled {[e.subject for e in cancels]}")
+    unasked = [each.subject for each in cancels if each.subject not in meant]
+    hold(life.options.cancel_on_stop or not unasked, f"life {life.number} cancelled {unasked}")
     if life.stopped_at is None or not life.options.cancel_on_stop or life.options.pace.cancel_rate < FREE_RATE:
         return
     if life.ending == "stopped" and not any(each.retry_after_seconds for each in cancels):

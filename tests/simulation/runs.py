@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .books import Asked
 from .broken import hold
+from .commands import withdrawn_jobs
 from .plans import MANY, Plan
 from .records import Records
 
@@ -35,7 +36,7 @@ def look_at(world: World, plan: Plan, records: Records, lives: Sequence[Life]) -
         _look_at_pause(world, life, asked)
         _look_at_silence(life, asked)
         _look_at_silent_purchases(world, life, asked)
-        _look_at_stop(world, life, asked)
+        _look_at_stop(world, records, life, asked)
     _look_at_last(world, plan, records, lives)
 
 
@@ -123,16 +124,18 @@ def _look_at_silent_purchases(world: World, life: Life, asked: Sequence[Asked]) 
             hold(silent_for <= limit, f"{buying.subject} was bought after {silent_for:.0f} s of silence")
 
 
-def _look_at_stop(world: World, life: Life, asked: Sequence[Asked]) -> None:
+def _look_at_stop(world: World, records: Records, life: Life, asked: Sequence[Asked]) -> None:
     """After a stop nothing new is sent but what was being recorded; what is out is taken back only if so chosen."""
-    cancelled = {each.subject for each in asked if each.operation == "cancel"}
+    meant = withdrawn_jobs(life, records)
+    cancelled = {each.subject for each in asked if each.operation == "cancel"} - meant
     if life.stopped_at is None:
         hold(not cancelled or life.options.cancel_on_stop, f"life {life.number} took back {cancelled}, unasked")
         return
     _hold_nothing_bought(world, life, asked, life.stopped_at, "it was stopped")
     if life.options.cancel_on_stop and life.ending == "stopped":
         later = life.stopped_at + 2 * world.slowest_seconds + _CANCEL_SECONDS
-        left = {each.subject for each in asked if each.operation == "status" and each.sent_at > later} - cancelled
+        left = {each.subject for each in asked if each.operation == "status" and each.sent_at > later}
+        left -= cancelled | meant
         hold(not left, f"life {life.number} was stopped, and waited for {left} without taking them back")
     hold(not cancelled or life.options.cancel_on_stop, f"life {life.number} took back {cancelled}, unasked")
 

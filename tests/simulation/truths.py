@@ -6,6 +6,7 @@
     runs        how each life ended
     reports     what each life said of itself: counts, results, money
     limits      the owner's: budget, faults in a row
+    commands    what a life was told while it went on
 
 What must hold at every instant is in `watch`.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import folder, limits, purchases, reports, requests, runs
+from . import commands, folder, limits, purchases, reports, requests, runs
 from .broken import BrokenError
 from .plans import Plan
 from .records import read
@@ -36,6 +37,7 @@ def look_at(world: World, plan: Plan, lives: Sequence[Life]) -> None:
     runs.look_at(world, plan, records, lives)
     reports.look_at(world, records, lives)
     limits.look_at(world, records, lives)
+    commands.look_at(world, records, lives)
     for record in records.items:
         for move in record.moves[1:]:
             world.books.hit(f"move: {move.source} -> {move.target}")
