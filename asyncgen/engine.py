@@ -96,9 +96,8 @@ class Engine:
         self._reattached: set[int] = set()
         self._withdrawals: list[Selection] = []
         self._only: Selection | None = None  # of what is out, only this is re-attached
-        # What is claimed here is not taken back behind our back: the items of the chunk that is being taken in.
+        # What is claimed here is not taken back behind our back: while it is held, it is known what is in hand.
         self._claims = anyio.Lock(fast_acquire=True)
-        self._chunk: frozenset[int] = frozenset()
         # Items that were added and wait to be taken in, in order.
         self._added: dict[int, None] = {}
         # How many withdrawals came before an item was added: they do not mean it.
@@ -241,7 +240,7 @@ class Engine:
 
     async def _withdraw_unsent(self, selection: Selection, ahead: list[Want]) -> tuple[int, LedgerError | None]:
         """How many the ledger has or would have had; what is out is taken back whatever it says."""
-        ledger, held = self._bench.ledger, self._chunk.union(self._flights)
+        ledger, held = self._bench.ledger, self._in_hand
         try:
             unread = await ledger.count_unmade(self._batch, ahead) if ahead else 0
             return unread + await ledger.cancel_unsent(self._batch, selection.matches, held, TAKEN_BACK), None
@@ -263,6 +262,11 @@ class Engine:
         await self.run(_nothing(), deliver)
         unsent = await self._bench.ledger.cancel_unsent(self._batch, selection.matches, (), TAKEN_BACK)
         return Withdrawn(self.statistics.reattached, unsent)
+
+    @property
+    def _in_hand(self) -> frozenset[int]:
+        """The items that are in work, and those that have been claimed and are about to be."""
+        return frozenset(self._flights).union(one.item.id for one in self._coming)
 
     def _new_job(self, item: Item, want: Want) -> Job:
         job = Job(self._bench, item, want, self.stop)
@@ -287,8 +291,7 @@ class Engine:
             raise InputError(f"{_MOST_ADDED:,} images that were added wait: add more once they are on their way")
         async with self._claims:
             await self._bench.ledger.check_ids(self._batch, wants)
-            in_hand = self._chunk.union(self._flights, self._added)
-            items = await self._bench.ledger.claim(self._batch, scope, wants, in_hand)
+            items = await self._bench.ledger.claim(self._batch, scope, wants, self._in_hand.union(self._added))
             fresh = dict.fromkeys(
                 item.id for want, item in zip(wants, items, strict=True) if self._is_fresh(want, item)
             )
@@ -300,7 +303,7 @@ class Engine:
 
     def _is_fresh(self, want: Want, item: Item) -> bool:
         """Whether what is added is to be made, and nothing in hand is going to be it: what is taken back is not."""
-        if item.id in self._flights or item.id in self._added or any(one.item.id == item.id for one in self._coming):
+        if item.id in self._in_hand or item.id in self._added:
             return self._is_withdrawn(item, want)
         return item.state in (State.WANTED, State.CANCELLED)
 
@@ -336,7 +339,6 @@ class Engine:
                 items = await self._bench.ledger.claim(self._batch, self._run_id, wants, frozenset(self._flights))
                 for item_id in page:
                     del self._added[item_id]
-                self._chunk = frozenset(page)
             take = partial(self._take_one_added, tasks, deliver)
             await self._take_each(
                 _Coming(want, item, partial(take, want, item)) for want, item in zip(wants, items, strict=True)
@@ -387,7 +389,6 @@ class Engine:
             wants, in_work = [wanted.want for wanted in chunk], frozenset(self._flights)
             async with self._claims:
                 items = await self._bench.ledger.claim(self._batch, run_id, wants, in_work)
-                self._chunk = frozenset(item.id for item in items)
             first: dict[int, Item] = {}
             take = partial(self._take_claimed, tasks, first, deliver)
             await self._take_each(

@@ -140,7 +140,7 @@ async def test_the_same_again_is_there_already_and_another_image_under_its_id_is
 async def test_what_is_added_again_while_it_is_taken_back_is_made(tmp_path: Path, is_named: bool) -> None:
     """Whether this run's input names it, or it was found out from an earlier one."""
     fox = planned("a fox", id="fox")
-    stuck = fault("stuck", nth=[1]), fault("stuck", prompt_contains="owl")
+    stuck = fault("stuck", prompt_contains="fox", count=1), fault("stuck", prompt_contains="owl")
     async with open_sandbox(*stuck, workers=2) as sandbox:
         if not is_named:
             async with wired(sandbox, tmp_path) as parts:

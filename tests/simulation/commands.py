@@ -201,6 +201,8 @@ def _look_at_addition(world: World, life: Life, told: Told, record: Record) -> N
     if not all(_is_over_before(other, told) for other in life.told if other.word == "withdraw" and other.means(record)):
         return
     state = record.state_after(life.number)
+    if state == "cancelled" and not told.fresh:
+        return  # it was out already, and an earlier run had taken it back
     hold(state not in ("wanted", "cancelled", None), f"life {life.number} left {state} what was added to it: {record}")
 
 

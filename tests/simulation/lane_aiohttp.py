@@ -39,10 +39,11 @@ from asyncgen.ports import HttpReply, HttpRequest, NotSentError, Ports, Transpor
 from asyncgen.records import PLATFORM
 from asyncgen.registry import StylesRegistry
 from asyncgen.results import ImageResult
-from asyncgen.run import Target, Workspace, new_planner, open_run
+from asyncgen.run import Target, new_planner, open_run
 from asyncgen.settings import Settings, load_settings
 from asyncgen.store import Store
 from asyncgen.transport import aiohttp_transport
+from asyncgen.workspace import Workspace
 
 from .alone import Alone
 from .choices import Choices

@@ -18,10 +18,11 @@ from asyncgen.money import Price
 from asyncgen.ports import Ports
 from asyncgen.records import PLATFORM
 from asyncgen.results import ImageResult
-from asyncgen.run import BatchRun, Target, Workspace, open_run
+from asyncgen.run import BatchRun, Target, open_run
 from asyncgen.settings import Settings
 from asyncgen.store import Store
 from asyncgen.tally import Statistics
+from asyncgen.workspace import Workspace
 
 from .alone import Alone
 from .choices import Key

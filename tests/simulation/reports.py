@@ -188,14 +188,24 @@ def _look_at_results(world: World, life: Life, records: Records) -> None:
         record = by_id[result.request_id]
         hold(record.subject[0] == rows[result.index].want.spec.prompt_sent, f"row {result.index} was told of {record}")
         status = _STATUS[str(record.state_after(life.number))]
-        if result.status == "cancelled" != status and may_cancel(life, record) and additions(life, record):
-            continue  # it was made after its row had been told
+        if _is_outdated(result.status, status, life, record):
+            continue
         subject = record.subject_after(life.number)
-        hold(result.seed == subject[1], f"row {result.index} was told of seed {result.seed}: {record}")
+        is_told = result.seed == subject[1]
+        if status == "cancelled" and may_cancel(life, record):  # it may have been rolled again just before
+            is_told = (record.subject[0], result.seed) in record.subjects
+        hold(is_told, f"row {result.index} was told of seed {result.seed}: {record}")
         allowed = (status, "delivered") if result.kept or result.repeats else (status,)
         hold(result.status in allowed, f"life {life.number} said {result.status} of {record}")
         for number, delivered in enumerate(result.delivered):
             hold(delivered.data == world.platform.picture(subject, number), f"delivered something else: {record}")
+
+
+def _is_outdated(told: str, status: str, life: Life, record: Record) -> bool:
+    """Whether a command came after its row had been told: it was added again, or taken back while its lane stood."""
+    is_made_again = told == "cancelled" != status and additions(life, record) > 0
+    is_taken_back = (told, status) == ("pending", "cancelled")
+    return may_cancel(life, record) and (is_made_again or is_taken_back)
 
 
 def _look_at_found(life: Life, records: Records) -> None:

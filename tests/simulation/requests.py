@@ -177,7 +177,8 @@ def _may_run_again(world: World, records: Records, job: Job) -> bool:
     """Whether it was asked to run again, or the run meant to and cannot know that it never did."""
     in_the_air = {bought.job_id for record in records.items for bought in record.jobs if not bought.is_confirmed}
     is_asked = any(each.operation == "retry" and each.job is job for each in world.books.asked)
-    return is_asked or job.job_id in in_the_air
+    was_meant_to = any(record.never_taken and job.subject in record.subjects for record in records.items)
+    return is_asked or was_meant_to or job.job_id in in_the_air
 
 
 def _look_at_fetches(world: World, records: Records, asked: Sequence[Asked]) -> None:
