@@ -64,7 +64,8 @@ The story is in `asyncgen.job`; from there the map, upper files using lower ones
     order                     which images are started one after the other
     marking, provenance       what a picture's file says of how it was made
     origins, adoption         the same read back, and what others have written; what it was wanted as
-    adopted_rows              what is adopted, in the ledger
+    adopted_rows, sibling_rows
+                              what is adopted, in the ledger; the pictures there that one is compared with
     containers, exif          where PNG, JPEG and WebP files keep texts
     money, lanes, forecast    the rules of `allowance`: budget and cost, systematic faults, time limits
     concurrency               the rule of `slots`

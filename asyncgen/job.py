@@ -24,7 +24,7 @@ from typing import Final
 
 import anyio
 
-from asyncgen import images, naming, rows
+from asyncgen import images, naming
 from asyncgen.allowance import Allowance
 from asyncgen.checks import next_seed
 from asyncgen.endpoint import Endpoint
@@ -54,6 +54,7 @@ from asyncgen.protocol import (
 from asyncgen.provenance import Level
 from asyncgen.records import Item, Look, Spec, Terms, Want
 from asyncgen.schema import PathTakenError
+from asyncgen.sibling_rows import siblings_of
 from asyncgen.stopping import Stop, StoppedError
 from asyncgen.store import Prepared, Store
 
@@ -407,7 +408,7 @@ class Job:
         """Recorded, unless it is what another seed has made already; in between, another may land."""
         compared: set[int] = set()
         while True:
-            unlike = partial(rows.siblings, item=self.item, looks=looks, request=self.want.request, compared=compared)
+            unlike = partial(siblings_of, item=self.item, looks=looks, request=self.want.request, compared=compared)
             siblings = await self._ledger.record_storing(
                 self.item, prepared, self.timing, looks, unlike if looks else None
             )

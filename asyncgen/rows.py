@@ -15,7 +15,7 @@ from asyncgen.lifecycle import State
 from asyncgen.ports import Ports
 from asyncgen.protocol import Timing
 from asyncgen.records import Batch, Item, Look, Sibling, Spec, StoredPicture, Terms, Want
-from asyncgen.request import INPUT_PICTURES, MAX_SEED, ImageRequest
+from asyncgen.request import MAX_SEED, ImageRequest
 
 #: What belongs to a move: more SQL of the same transaction, given the time of the move.
 Also = Callable[[sqlite3.Connection, float], object]
@@ -29,29 +29,6 @@ MOST_MS: Final = """coalesce(execution_ms, CASE WHEN outcome = 'cancelled' AND e
     THEN min(job.execution_timeout_ms, (ended_at - submitted_at) * 1000) ELSE job.execution_timeout_ms END)"""
 _PAGE: Final = 256
 _WITH_PICTURES: Final = (State.STORED, State.STORING)
-_COMPARED: Final = 64  # pictures of its prompt, old and new each, that one is compared with; the same is always found
-_NEWEST: Final = 512  # pictures of the ledger, among which the new ones are
-_SAME_INPUTS: Final = " AND ".join(f"json_extract(other.said, '$.{name}') IS ?" for name in INPUT_PICTURES)
-_SIBLING_COLUMNS: Final = "image.id, other.request_id, number, path, pixels_hash, perceptual_hash"
-_ARE_SIBLINGS: Final = f"""image.state IN ('storing', 'stored') AND other.id <> item.id
-    AND other.batch_id = item.batch_id AND other.seed <> ? AND {_SAME_INPUTS}"""
-_SAME_PICTURES: Final = f"""
-    SELECT {_SIBLING_COLUMNS}
-    FROM item JOIN image ON image.fingerprint = item.fingerprint JOIN item AS other ON other.id = image.item_id
-    WHERE item.id = ? AND {_ARE_SIBLINGS} AND pixels_hash IN
-"""  # noqa: S608 - the names are ours
-#: Some of the prompt's pictures, chosen before one of them is looked at: all, or as many as the index gives at once,
-#: and the newest, which are found where the ledger ends. Whatever else it holds, that takes as long.
-_SOME_PICTURES: Final = f"""
-    SELECT {_SIBLING_COLUMNS}
-    FROM item CROSS JOIN (
-        SELECT id AS some FROM (SELECT id FROM image WHERE fingerprint = ? LIMIT {_COMPARED})
-        UNION SELECT id FROM (
-            SELECT id FROM image WHERE +fingerprint = ? AND id > (SELECT max(id) FROM image) - {_NEWEST}
-            ORDER BY id DESC LIMIT {_COMPARED})
-    ) CROSS JOIN image ON image.id = some JOIN item AS other ON other.id = image.item_id
-    WHERE item.id = ? AND {_ARE_SIBLINGS}
-"""  # noqa: S608 - the names are ours
 _THIS_JOB: Final = "id = (SELECT max(id) FROM job WHERE item_id = ?)"
 _NEVER_LEARNED: Final = (
     "the process ended while the submission was in the air; whether it was accepted was never learned"
@@ -179,7 +156,7 @@ def take_kept(
     cursor = connection.cursor()
     cursor.row_factory = None  # plain tuples: there may be a million
     found = [
-        row for row in cursor.execute(query + _places(row_keys), (batch_id, run_id, *row_keys)) if row[2] not in but
+        row for row in cursor.execute(query + places(row_keys), (batch_id, run_id, *row_keys)) if row[2] not in but
     ]
     stored = Counter(row_key for row_key, images, _ in found if images > 1)
     kept = {row_key: images for row_key, images, _ in found if images == 1 or stored[row_key] == images}
@@ -205,19 +182,19 @@ def _find(connection: sqlite3.Connection, batch: Batch, run_id: int, wants: Sequ
     ids = [want.item_id for want in wants if want.item_id is not None]
     keys = [want.content_key for want in wants if want.item_id is None]
     query = "SELECT *, NULL AS met_by FROM item WHERE id IN "
-    by_id = {row["id"]: row for row in connection.execute(query + _places(ids), ids)}
+    by_id = {row["id"]: row for row in connection.execute(query + places(ids), ids)}
     query = (
         "SELECT item.*, met.run_id AS met_by FROM item LEFT JOIN met ON met.run_id = ? AND met.item_id = item.id "
         "WHERE batch_id = ? AND occurrence = 0 AND content_key IN "
     )
-    found = connection.execute(query + _places(keys), (run_id, batch.id, *keys)).fetchall()
+    found = connection.execute(query + places(keys), (run_id, batch.id, *keys)).fetchall()
     by_key = {row["content_key"]: row for row in found}
     met_keys = {row["content_key"] for row in found if row["met_by"] is not None}
     stored = [row["id"] for row in (*by_id.values(), *found) if row["state"] in _WITH_PICTURES]
     return _Found(by_id, by_key, met_keys, _pictures(connection, stored))
 
 
-def _places(values: Sized) -> str:
+def places(values: Sized) -> str:
     """A list of so many parameters."""
     return f"({', '.join('?' * len(values))})"
 
@@ -262,7 +239,7 @@ def id_with_other_values(connection: sqlite3.Connection, batch_id: int, wants: S
     """The first id of these wants under which the batch has another request, made otherwise; None: there is none."""
     named = {want.content_key: want for want in wants if want.request.id is not None}
     query = "SELECT * FROM item WHERE batch_id = ? AND occurrence = 0 AND content_key IN "
-    for row in connection.execute(query + _places(named), (batch_id, *named)):
+    for row in connection.execute(query + places(named), (batch_id, *named)):
         want, item = named[row["content_key"]], item_of(connection, row, pictures=())
         differs = row["fingerprint"] != want.fingerprint or not _has_seed(item, want.fixed_seed)
         if differs and row["said"] != want.request.said_json():
@@ -327,7 +304,7 @@ def _out(item: Item, submitted_at: float | None) -> Item:
 def keys_in_hand(connection: sqlite3.Connection, batch_id: int, keys: Sequence[bytes]) -> set[bytes]:
     """The content keys of these that an item has which is not taken back."""
     query = "SELECT content_key FROM item WHERE batch_id = ? AND occurrence = 0 AND state <> ? AND content_key IN "
-    return {row[0] for row in connection.execute(query + _places(keys), (batch_id, State.CANCELLED, *keys))}
+    return {row[0] for row in connection.execute(query + places(keys), (batch_id, State.CANCELLED, *keys))}
 
 
 def cancel_unsent(
@@ -386,7 +363,7 @@ def want_of(row: sqlite3.Row) -> Want:
 
 def _pictures(connection: sqlite3.Connection, item_ids: Sequence[int]) -> dict[int, tuple[StoredPicture, ...]]:
     columns = "item_id, number, path, sha256, size_bytes, format, width, height"
-    condition = f"item_id IN {_places(item_ids)} AND state IN ('storing', 'stored')"
+    condition = f"item_id IN {places(item_ids)} AND state IN ('storing', 'stored')"
     query = f"SELECT {columns} FROM image WHERE {condition} ORDER BY item_id, number"  # noqa: S608 - the names are ours
     pictures: dict[int, tuple[StoredPicture, ...]] = {}
     for item_id, *picture in connection.execute(query, item_ids):
@@ -487,31 +464,6 @@ def insert_pictures(
             for p, look in zip(pictures, looks or [Look(None)] * len(pictures), strict=True)
         ],
     )  # fmt: skip
-
-
-def siblings(
-    connection: sqlite3.Connection,
-    item: Item,
-    looks: Sequence[Look],
-    request: ImageRequest,
-    compared: Collection[int] = (),
-) -> list[Sibling]:
-    """Pictures of the item's prompt that other seeds have made in its batch, from the same input pictures.
-
-    All that are the same as one of its own, and some others: see `_SOME_PICTURES`; without those that have been
-    `compared` with it, by image id.
-    """
-    parameters = (item.id, str(item.seed), *(request.input_pictures.get(name) for name in INPUT_PICTURES))
-    hashes = [look.pixels_hash for look in looks]
-    same = f"{_SAME_PICTURES} {_places(hashes)} LIMIT {_COMPARED}"
-    found = connection.execute(same, (*parameters, *hashes)).fetchall()
-    (prompt,) = connection.execute("SELECT fingerprint FROM item WHERE id = ?", (item.id,)).fetchone()
-    found += connection.execute(_SOME_PICTURES, (prompt, prompt, *parameters)).fetchall()
-    return [
-        Sibling(image_id, request_id, number, path, Look(*hashes))
-        for image_id, request_id, number, path, *hashes in map(tuple, found)
-        if image_id not in compared
-    ]
 
 
 def reopen_job(connection: sqlite3.Connection, item_id: int) -> None:

@@ -26,6 +26,7 @@ from asyncgen.records import Look
 from asyncgen.request import ImageRequest, parse_request
 from asyncgen.sandbox import FaultRule
 from asyncgen.scoring import Score, load_scorer
+from asyncgen.sibling_rows import siblings_of
 
 pytestmark = pytest.mark.anyio
 SEEDS: dict[str, Any] = {"images": 3, "seed": 7}
@@ -147,7 +148,7 @@ async def test_among_thousands_of_seeds_the_same_picture_is_always_found_and_the
             _insert(ledger, "image", dict(image) | {"id": number, "item_id": number, "path": f"{number}.png"} | looks)
         wanted = rows.item_of(ledger, item)
         same = (Look((777).to_bytes(16, "big")),)
-        found = {sibling.image_id for sibling in rows.siblings(ledger, wanted, same, parse_request("a fox"))}
+        found = {sibling.image_id for sibling in siblings_of(ledger, wanted, same, parse_request("a fox"))}
     assert {777, *range(1436, 1500)} <= found
     assert len(found) < 200
 
