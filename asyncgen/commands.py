@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from asyncgen import display, logs
 from asyncgen.api import ImageGenerator
+from asyncgen.axes import axes
 from asyncgen.console import ask, can_ask, print_json, with_exit_code
 from asyncgen.display import Display, Moment
 from asyncgen.errors import AsyncgenError, InputError, LedgerError
@@ -70,6 +71,16 @@ class BatchOptions:
     pilot: int | None = None  # so many images first
     yes: bool = False
     warm: int | None = None  # so many workers
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What `asyncgen generate` is asked for: `size` is WIDTHxHEIGHT, `prompt` None where the workflow takes no text."""
+
+    prompt: str | None
+    size: str | None
+    fields: Mapping[str, Any]
+    name: str | None
 
 
 def _refusing_in_json(command: Callable[Concatenate[Setup, P], Exit]) -> Callable[Concatenate[Setup, P], Exit]:
@@ -187,16 +198,27 @@ async def _in_chunks(wanted: Sequence[IndexedWant]) -> AsyncGenerator[list[Index
         yield list(wanted[begin : begin + _CHUNK])
 
 
+def _sized(fields: Mapping[str, Any], size: str | None) -> Mapping[str, Any]:
+    """With the width and height that a size says. Raises `InputError`."""
+    if size is None:
+        return fields
+    if fields.keys() & {"width", "height"}:
+        raise InputError("--width and --height say it too: leave one of them out", field="--size")
+    ((width, height),) = axes(sizes=[size]).sizes
+    return {**fields, "width": width, "height": height}
+
+
 @with_exit_code
 @_refusing_in_json
-def run_generate(setup: Setup, prompt: str, name: str | None, fields: Mapping[str, Any], urls: Sequence[str]) -> Exit:
+def run_generate(setup: Setup, wish: Wish, urls: Sequence[str]) -> Exit:
     """`asyncgen generate`."""
+    fields = _sized(wish.fields, wish.size)
     generator = _generator(setup, _model_urls(urls))
     with _shown(setup, generator.settings) as shown:
         _check_options(generator, fields)
-        wanted = Intake(generator.planner, fields, name="prompt").plan(prompt)
+        wanted = Intake(generator.planner, fields, name="prompt").plan(fields if wish.prompt is None else wish.prompt)
         generator.planner.model_urls.warn_of_unused()
-        job = _RunPlan(name=name, total=len(wanted), chunks=lambda _: _one_chunk(wanted))
+        job = _RunPlan(name=wish.name, total=len(wanted), chunks=lambda _: _one_chunk(wanted))
         ended = anyio.run(_execute, generator, job, shown)
     return _settle_held(setup, urls, ended)
 

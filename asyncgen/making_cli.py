@@ -115,9 +115,14 @@ def plan(
 
 @with_groups
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the image shows.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the image shows; left out where the workflow takes no text.")
+    ] = None,
     *,
     style: options.Style = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="WxH", help="Pixels: --width and --height in one.")
+    ] = None,
     request: RequestFields,
     inputs: Inputs,
     filename: Annotated[str | None, typer.Option("--filename", help="A file name of your own.")] = None,
@@ -133,7 +138,8 @@ def generate(
 
     given = ungrouped(locals())
     fields = {**_request_fields(given), "filename": filename}
-    raise typer.Exit(commands.run_generate(_setup(given), prompt, name, fields, model_url or ()))
+    wish = commands.Wish(prompt, size, fields, name)
+    raise typer.Exit(commands.run_generate(_setup(given), wish, model_url or ()))
 
 
 @with_groups
