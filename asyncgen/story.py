@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from asyncgen.errors import InputError
 from asyncgen.lifecycle import MOVES, State
+from asyncgen.records import ADOPTED
 from asyncgen.report import reading
 
 # Whatever somebody has in hand: our id, their own, the platform's, or a file.
@@ -107,6 +108,8 @@ class Story:
         words = (
             _NEXT_STEPS[self.state] if self.job_id is None else _WITH_JOB_ID.get(self.state, _NEXT_STEPS[self.state])
         )
+        if self.state is State.LOST and self.endpoint == ADOPTED:
+            words = _LOST_ADOPTED
         return words.format(
             batch=shlex.quote(self.batch), endpoint=self.endpoint, job_id=self.job_id, failure_code=self.failure_code
         )
@@ -127,6 +130,9 @@ _NEXT_STEPS: Final = {
     State.CANCELLED: "it was taken back; the batch's command sends it again",
     State.UNKNOWN: f"held: look at {{endpoint}} in the console for a job of that minute; {_RESUBMIT}",
 }
+_LOST_ADOPTED: Final = (
+    f"it was adopted, made elsewhere, and is gone: put its file back and `asyncgen adopt` it again; {_AGAIN} buys it"
+)
 #: Where it is a job that was to run again, it is known which.
 _WITH_JOB_ID: Final = {
     State.SUBMITTING: "POST /retry of job {job_id} is in the air; if no run is going on, the next one asks after it",

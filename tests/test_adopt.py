@@ -198,6 +198,17 @@ def test_adopted_images_cost_nothing_and_are_told_of_by_status_and_why(tmp_path:
     assert ledger_rows(tmp_path / "images", "SELECT count(*) FROM job") == [(0,)]
 
 
+def test_of_an_adopted_image_that_is_lost_nobody_says_that_it_was_paid_for(tmp_path: Path, cli: Cli) -> None:
+    made_by_comfyui(tmp_path / "old" / "a.png", prompt="a fox")
+    adopted(cli, "old")
+    (line,) = true_output(tmp_path / "images")
+    (tmp_path / "images" / line["path"]).unlink()
+    assert cli("verify", "--repair", "--sandbox").code == 1
+    why = cli("why", line["request_id"], "--sandbox").out
+    assert "now lost: it was adopted" in why
+    assert "paid for" not in why
+
+
 def test_a_ledger_that_is_lost_is_made_again_of_the_manifest(tmp_path: Path, cli: Cli) -> None:
     made_by_comfyui(tmp_path / "old" / "a.png", prompt="a fox", style_id="1")
     adopted(cli, "old", "--name", "prompts")
