@@ -28,7 +28,7 @@ from asyncgen.workspace import ledger_path_of
 _MOST_GROUPS: Final = 30
 _MOST_NAMED: Final = 10
 _GROUP_COLUMNS: Final = ("batch", "state", "jobs", "oldest", "endpoint", "workflow", "style", "LoRAs")
-_JOB_COLUMNS: Final = ("image", "your id", "job", "state", "age", "result safe for", "deleted in")
+_JOB_COLUMNS: Final = ("image", "your id", "job", "state", "age", "result safe for", "deleted in*")
 
 
 @with_exit_code
@@ -162,6 +162,7 @@ def _print_queue(groups: list[Group], oldest: list[JobOut], now: float) -> None:
     if oldest:
         say(f"\nthe {len(oldest)} oldest of {out} that are out")
         print_table(_JOB_COLUMNS, (_job_row(job, now) for job in oldest))
+        say("* by today's ASYNCGEN_JOB_TTL: the ledger does not keep what a job was sent with, which may be longer")
     if any(job.safe_until is not None and job.safe_until < now for job in oldest):
         say("the result of a job that ended half an hour ago is gone: a run of its batch collects what is there")
 
