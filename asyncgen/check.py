@@ -61,7 +61,7 @@ def shown_settings(settings: Settings, overrides: Mapping[str, Any]) -> list[Set
 
 async def findings(settings: Settings) -> list[Finding]:
     """Everything that can be looked at without spending: files first, then one call to `/health`."""
-    found = [*_of_files(settings), *_of_disk(settings)]
+    found = [*_of_mode(settings), *_of_files(settings), *_of_disk(settings)]
     try:
         endpoint_id, api_key = settings.endpoint_id(), settings.require_api_key()
     except SettingsError:
@@ -99,6 +99,11 @@ def _shown(value: Any) -> str:
         text = secret()
         return f"…{text[-_SHOWN_SECRET_CHARACTERS:]}" if len(text) >= 4 * _SHOWN_SECRET_CHARACTERS else "(set)"
     return "(not set)" if value is None else str(value)
+
+
+def _of_mode(settings: Settings) -> Iterator[Finding]:
+    if settings.unknown_mode is not None:
+        yield Finding("warning", f"mode: {settings.unknown_mode}", "correct --mode or ASYNCGEN_MODE")
 
 
 def _of_files(settings: Settings) -> Iterator[Finding]:

@@ -281,6 +281,8 @@ def new_planner(
     presign: Presign | None = None,
 ) -> Planner:
     """The planner of one run."""
+    if settings.unknown_mode is not None:
+        log.warning("%s", settings.unknown_mode)
     workflow = settings.workflow_name()
     return Planner(
         styles,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -303,6 +304,16 @@ class Settings(BaseSettings):
     def workflow_name(self) -> str:
         """The workflow where a request names none: `workflow` if given, else the mode's, else V4."""
         return self.workflow or _MODE_WORKFLOWS.get(self.mode, _MODE_WORKFLOWS[DEFAULT_MODE])
+
+    @property
+    def unknown_mode(self) -> str | None:
+        """Words about a mode that nobody knows, where it chooses anything; None: there is nothing to say."""
+        if self.mode in _MODE_ENDPOINTS or (self.endpoint and self.workflow):
+            return None
+        known = {name.lower(): name for name in _MODE_ENDPOINTS}
+        close = get_close_matches(self.mode.lower(), known, n=1)
+        hint = f"did you mean {known[close[0]]!r}?" if close else f"there are: {', '.join(_MODE_ENDPOINTS)}"
+        return f"there is no mode {self.mode!r}, which stands for {variable_of(_OTHER_MODES[0])} and V4; {hint}"
 
     def require_api_key(self) -> str:
         """The key's text. Raises `SettingsError` when there is none, or it could not be sent as a header."""

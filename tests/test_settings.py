@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncgen import ImageGenerator
 from asyncgen.errors import SettingsError
 from asyncgen.settings import Settings, load_settings, source_of, user_folder, variable_of
 from asyncgen.template import DEFAULT_WORKFLOW
@@ -172,6 +173,25 @@ def test_a_mode_chooses_the_workflow_that_its_models_are_for(mode: str, workflow
     assert load_settings(mode=mode).workflow_name() == workflow
     assert load_settings(mode=mode).changed(mode="new_pre").workflow_name() == "schnell"
     assert load_settings(mode=mode, workflow="pose").workflow_name() == "pose"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({"mode": "new-pre"}, "there is no mode 'new-pre', .*RUNPOD_SERVER_150_ID and V4; did you mean 'new_pre'"),
+        ({"mode": "posterframeregeneration"}, "did you mean 'posterFrameRegeneration'"),
+        ({"mode": "xyz", "endpoint": "own"}, "there are: wizard, new_pre, posterFrameRegeneration"),
+        ({"mode": "xyz", "endpoint": "own", "workflow": "pose"}, None),  # it chooses nothing
+        ({"mode": "new_pre"}, None),
+        ({}, None),
+    ],
+)
+def test_a_mode_that_nobody_knows_is_told_once_with_the_nearest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, chosen: dict[str, str], told: str | None
+) -> None:
+    generator = ImageGenerator(load_settings(output_root=tmp_path, **chosen), sandbox=True)
+    assert generator.planner is generator.planner
+    assert [re.search(told or "", record.getMessage()) is not None for record in caplog.records] == [True][: bool(told)]
 
 
 @pytest.mark.parametrize("missing", ["server_schnell_id", "server_poster_id"])
