@@ -84,6 +84,12 @@ async def test_a_picture_that_another_seed_has_made_fails(tmp_path: Path) -> Non
     assert len(rejected(tmp_path)) == 2
 
 
+async def test_the_sandbox_s_stamped_pictures_are_one_picture_in_different_files(tmp_path: Path) -> None:
+    async with open_sandbox(pictures="stamped") as sandbox, wired(sandbox, tmp_path / "checked") as opened:
+        results = await opened.run(["a fox"], **SEEDS)
+    assert [result.failure.code for result in results if result.failure] == [FailureCode.DUPLICATE_IMAGE] * 2
+
+
 async def test_so_it_is_where_each_seed_has_a_row_of_its_own_and_a_run_of_its_own(tmp_path: Path) -> None:
     for seed in (1, 2):
         await run(tmp_path, fault("same_image"), wanted=[{"prompt": "a fox", "seed": seed}])
