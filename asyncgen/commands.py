@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 from asyncgen import display, logs
 from asyncgen.api import ImageGenerator
 from asyncgen.axes import axes
+from asyncgen.batch_input import STDIN
 from asyncgen.console import ask, can_ask, print_json, with_exit_code
 from asyncgen.display import Display, Moment
 from asyncgen.errors import AsyncgenError, InputError, LedgerError
@@ -251,7 +252,8 @@ def run_plan(setup: Setup, options: BatchOptions, assumed: Assumed) -> Exit:
         return _plan(setup, options, assumed)
     except AsyncgenError as error:
         if setup.as_json:
-            name, problems = options.name or Path(options.source.file).stem, [str(error)]
+            file, problems = options.source.file, [str(error)]
+            name = options.name or ("stdin" if file == STDIN else Path(file).stem)
             realm = SANDBOX if setup.sandbox else PLATFORM
             print_report(nothing_planned(name, realm, lambda: iter(problems), len(problems)))
         raise
