@@ -138,7 +138,7 @@ class Matrix:
 
     def notes(self, usual_of: UsualOf) -> list[str]:
         """What holds for all rows, and which workflows have no use for it. Raises `InputError` where none has."""
-        said = {(cell.fields.get("workflow") or cell.usual.get("workflow")) for cell in self.cells}
+        said = {{**self.shared, **cell.usual, **cell.fields}.get("workflow") for cell in self.cells}
         usuals = {usual.workflow: usual for usual in map(usual_of, said)} if self._has_workflows else {}
         texts = []
         for name in self.shared:

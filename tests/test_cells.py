@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 import asyncgen
 from asyncgen.axes import MOST_CELLS, axes
+from asyncgen.cell_ids import Usual
 from asyncgen.cells import Matrix, derived_seed
 from asyncgen.errors import InputError
+from asyncgen.matrix_requests import MatrixRequests
 from asyncgen.request import MAX_SEED, ImageRequest, content_key
 
 
@@ -129,6 +131,25 @@ def test_cells_that_say_the_same_are_one() -> None:
 def test_an_axis_of_one_value_is_a_default_and_a_row_s_own_word_wins() -> None:
     requests = made(["a fox", {"prompt": "an owl", "style": "16"}], styles=["1"], seeds=1)
     assert [one.style_id for one in requests] == ["1", "16"]
+
+
+def test_what_holds_for_all_is_for_the_workflows_that_take_it_also_where_an_include_names_the_second() -> None:
+    def usual(name: str | None) -> Usual:
+        return Usual(name or "of the run", None, frozenset({"teacache"} if name == "plain" else {"denoise"}))
+
+    def of(fields: dict[str, Any], **said: Any) -> tuple[list[str], list[tuple[str | None, Any]]]:
+        matrix = Matrix(axes(**said), fields)
+        requests = MatrixRequests(["a fox"], matrix, None, usual)
+        return matrix.notes(usual), [(one.workflow, one.teacache) for one in requests]
+
+    told = ["teacache is left out for plain: no such parameter there"]
+    off = {"teacache": False}
+    assert of(off, workflows=["full", "plain"]) == (told, [("full", False), ("plain", None)])
+    second: dict[str, Any] = {"workflows": ["plain"], "include": [{"workflow": "full"}]}
+    assert of(off, **second) == (told, [("full", False), ("plain", None)])
+    assert of(off, workflows=["plain"]) == ([], [("plain", False)])  # which is refused when it is planned
+    with pytest.raises(InputError, match="denoise: none of the workflows takes this: full, other"):
+        of({"denoise": 0.5}, workflows=["full", "other"])
 
 
 def test_a_row_that_says_what_an_axis_of_several_says_is_refused_with_its_place() -> None:
