@@ -504,8 +504,15 @@ class Engine:
             await self._hand_on(flight, place, deliver, repeated=number > 0 or flight.is_added)
         self._slots.give_back()
         if flight.is_added_again:
-            self._added[job.item.id] = None
+            self._make_again(job.item)
+
+    def _make_again(self, item: Item) -> None:
+        """It was added while it was being taken back, which may have come too late."""
+        if item.state is State.CANCELLED:
+            self._added[item.id] = None
             self._have_added_taken()
+        elif item.state is not State.WANTED:
+            self.statistics.repeated += 1
 
     def _notice_sleep(self) -> None:
         """Only the wall clock goes on while a machine sleeps; jobs that ended meanwhile may have expired."""

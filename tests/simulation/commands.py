@@ -16,7 +16,7 @@ from asyncgen.selection import Selection
 
 from .books import Asked, Job
 from .broken import hold
-from .plans import MANY, Wish, request_of
+from .plans import FREE_RATE, MANY, Wish, request_of
 from .records import Record, Records
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _look_at_withdrawal(world: World, life: Life, told: Told, record: Record) ->
     if life.ending == "ended":
         state = record.state_after(life.number)
         hold(state != "wanted", f"life {life.number} left {state} what had been taken back: {record}")
-    if life.ending in ("ended", "stopped"):
+    if life.ending in ("ended", "stopped") and life.options.pace.cancel_rate >= FREE_RATE:
         for job in _out_at(world, told, record, life):
             cancelled = [each for each in asked if each.operation == "cancel" and each.job is job]
             hold(cancelled, f"life {life.number} did not take {job.job_id} back: {record}")

@@ -12,9 +12,8 @@ from asyncgen.lanes import LaneKind
 
 from .books import FATES, Asked, Execution, Job
 from .broken import hold
-from .plans import MANY, USD_PER_SECOND
+from .plans import FREE_RATE, MANY, USD_PER_SECOND
 from .records import Records
-from .requests import FREE_RATE
 
 if TYPE_CHECKING:
     from .lives import Life

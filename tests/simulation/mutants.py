@@ -20,14 +20,13 @@ from pathlib import Path
 
 MAX_SEEDS = 500
 ROOT = Path(__file__).parent.parent.parent
-_COMPILED = shutil.ignore_patterns("__pycache__")
 
 
 @dataclass(frozen=True)
 class Mutant:
     """`old` stands once in `asyncgen/file` and becomes `new`; `why` says what that costs its owner.
 
-    SQL is beside the package: `../resources/sql/NAME`.
+    SQL is beside the package: `../resources/sql/NAME`. `seed` is one that has caught it, and is tried before all others.
     """
 
     name: str
@@ -35,6 +34,7 @@ class Mutant:
     file: str
     old: str
     new: str
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -377,6 +377,38 @@ MUTANTS = (
         '            rows.end_job(item, failure, Timing(), connection, at)\n            rows.insert_pictures(connection, item.id, pictures, "rejected")\n',
     ),
     Mutant(
+        "pause not obeyed", "images are bought that their owner holds back", "stopping.py",
+        "        if not self.paused:\n", "        if False:\n",
+    ),
+    Mutant(
+        "job in the air not held back by a pause", "images are bought that their owner holds back", "job.py",
+        "        self._put_off = self._stop.paused and not self._stop.requested\n", "",
+    ),
+    Mutant(
+        "withdrawn and not taken back", "what its owner gave up runs on, and is paid for", "job.py",
+        "            self._waiting.cancel()\n        await self.cancel()\n", "            self._waiting.cancel()\n",
+    ),
+    Mutant(
+        "withdrawn before its row was read, and made", "what its owner gave up is bought", "engine.py",
+        "            selection.matches(want, item) for selection in self", "            False for selection in self",
+    ),
+    Mutant(
+        "withdrawn while unsent, and left wanted", "what its owner gave up is bought by the next run", "ledger.py",
+        "        at, after, taken = self._ports.clock.wall(), 0, 0\n", "        return 0\n",
+    ),
+    Mutant(
+        "added while it is taken back, and forgotten", "what was asked for is not made", "engine.py",
+        "        if flight.is_added_again:\n", "        if False:\n",
+    ),
+    Mutant(
+        "added before a withdrawal, and spared", "what its owner gave up is bought", "engine.py",
+        "self._added_after[item_id] = len(self._withdrawals)", "self._added_after[item_id] = len(self._withdrawals) + 1",
+    ),
+    Mutant(
+        "added when the input has ended, and forgotten", "what was asked for is not made", "engine.py",
+        "            self._tasks.start_soon(self._taking, partial(self._take_added, self._tasks, _to_nobody))\n", "",
+    ),
+    Mutant(
         "two seeds stored with one picture", "the same picture counts twice", "ledger.py",
         "await self._move(item, State.STORING, also=also, unless=unlike) or []", "await self._move(item, State.STORING, also=also) or []",
     ),
@@ -387,12 +419,18 @@ def catch(mutant: Mutant) -> Caught:
     """Run seeds against the mutant. Raises `PatchError`."""
     with tempfile.TemporaryDirectory(prefix="asyncgen-mutant-") as folder:
         _copy(Path(folder), mutant)
-        command = [sys.executable, "-m", "tests.simulation", "--seeds", str(MAX_SEEDS)]
-        command += ["--stop", "--no-shrink", "--processes", "1"]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if ran.returncode == 0:
-        return Caught(mutant, None, "")
+        for seeds in ([str(mutant.seed), "--seeds", "1"], ["0", "--seeds", str(MAX_SEEDS)]):
+            command = [sys.executable, "-m", "tests.simulation", "--stop", "--no-shrink", "--processes", "1", "--first"]
+            environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+            ran = subprocess.run(
+                [*command, *seeds], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            )
+            if ran.returncode != 0:
+                return _caught(mutant, ran)
+    return Caught(mutant, None, "")
+
+
+def _caught(mutant: Mutant, ran: subprocess.CompletedProcess[str]) -> Caught:
     told = next((line for line in ran.stdout.splitlines() if line.startswith("seed ")), None)
     if told is None:
         raise PatchError(f"{mutant.name}: the simulation does not run: {ran.stderr[-2000:]}")
@@ -407,14 +445,19 @@ def catch_all(mutants: tuple[Mutant, ...] = MUTANTS) -> Iterator[Caught]:
 
 
 def _copy(folder: Path, mutant: Mutant) -> None:
-    """The package with its data and the simulation, as links but for the file that is patched."""
+    """The package with its data and the simulation, as links but for the file that is patched.
+
+    What Python has compiled is linked too, and taken where its source is as old and as long as it was.
+    """
     source = (ROOT / "asyncgen" / mutant.file).read_text(encoding="utf-8")
     if source.count(mutant.old) != 1:
         raise PatchError(f"{mutant.name}: its text stands {source.count(mutant.old)} times in {mutant.file}")
     for name in ("asyncgen", "resources", "workflows", "tests/simulation"):
-        shutil.copytree(ROOT / name, folder / name, copy_function=os.symlink, ignore=_COMPILED)
+        shutil.copytree(ROOT / name, folder / name, copy_function=os.symlink)
     for file in {mutant.file, "assets.py"}:  # which looks for data beside itself, wherever a link leads
         (folder / "asyncgen" / file).unlink()
+        for compiled in (folder / "asyncgen" / "__pycache__").glob(f"{Path(file).stem}.*"):
+            compiled.unlink()
         shutil.copyfile(ROOT / "asyncgen" / file, folder / "asyncgen" / file)
     (folder / "asyncgen" / mutant.file).write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
 

@@ -27,6 +27,7 @@ _OVERSIZE_EVERY = 250  # so often one row is over what a body may have: such wor
 _LEARNING_JOBS = 8  # after so many a run with a budget knows how long jobs take
 MANY = 1000
 USD_PER_SECOND = 1.0
+FREE_RATE = 100  # requests per 10 s from which a limit never binds here
 ENDPOINTS = ("alpha", "beta")
 
 

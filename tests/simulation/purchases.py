@@ -264,7 +264,9 @@ class _Walk:
             self._look_at_loss(job, told, is_last=False)
             return
         self._hold(any(each.outcome in ("ended", "damaged") for each in told), "its end was never told")
-        self._hold(self._is_run_anew, "one failure counts twice")
+        run_ended_at = job.executions[-1].ends_at  # after it, a reply that was older still may say that it runs
+        was_misled = any(each.outcome == "pending" and each.sent_at >= run_ended_at for each in told)
+        self._hold(self._is_run_anew or was_misled, "one failure counts twice")
         if self._job.is_rejected:
             self._look_at_rejection(move, job)
             return

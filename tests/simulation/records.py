@@ -48,6 +48,11 @@ class Move:
         return (self.detail or "").startswith("lost: ")
 
     @property
+    def begins_anew(self) -> bool:
+        """Whether its owner wants it made once more, with the seed that was asked for."""
+        return self.target == "wanted" and self.source not in ("accepted", "submitting")
+
+    @property
     def takes_back_retry(self) -> bool:
         """Whether it says that a retry without a reply had never arrived: no purchase came of it."""
         return self.source == "accepted" and "POST /retry was never taken" in (self.detail or "")
@@ -106,8 +111,7 @@ class Record:
         """How many other seeds were taken since its owner last wanted it made."""
         count = 0
         for move in self.moves:
-            was_settled = move.target == "wanted" and move.source not in ("accepted", "submitting")
-            count = 0 if was_settled else count + move.is_reroll
+            count = 0 if move.begins_anew else count + move.is_reroll
         return count
 
     @property
@@ -120,15 +124,19 @@ class Record:
                 never_taken.add(accepted)
         return frozenset(never_taken)
 
-    def subject_after(self, life: int) -> Subject:
-        """With the seed that it had when that life was over: that of its first rejected job since then, or today's."""
-        rejected = [job for job in self.jobs if job.is_rejected]
-        rolled = [(move, job) for move, job in zip(self._rejections, rejected, strict=True) if move.is_reroll]
-        return self.subject[0], next((job.seed for move, job in rolled if move.life > life), self.subject[1])
-
-    @property
-    def _rejections(self) -> list[Move]:
-        return [move for move in self.moves if move.rejects]
+    def subject_after(self, life: int) -> Subject | None:
+        """With the seed that it had when that life was over, as the next job tells; None: none was bought with it."""
+        seed, is_rerolled, jobs = None, False, iter(self.jobs)
+        for move in self.moves:
+            if move.life > life and (seed is not None or (is_rerolled and move.begins_anew)):
+                break
+            if (move.source, move.target) == ("submitting", "accepted") and move not in self.never_taken:
+                seed, is_rerolled = next(jobs).seed, False
+            elif move.is_reroll or move.begins_anew:
+                seed, is_rerolled = None, move.is_reroll
+        else:
+            seed = self.subject[1] if seed is None else seed
+        return None if seed is None else (self.subject[0], seed)
 
     def state_after(self, life: int) -> str | None:
         """Its state when that life was over; None: it was not wanted yet."""

@@ -190,10 +190,8 @@ def _look_at_results(world: World, life: Life, records: Records) -> None:
         status = _STATUS[str(record.state_after(life.number))]
         if _is_outdated(result.status, status, life, record):
             continue
-        subject = record.subject_after(life.number)
-        is_told = result.seed == subject[1]
-        if status == "cancelled" and may_cancel(life, record):  # it may have been rolled again just before
-            is_told = (record.subject[0], result.seed) in record.subjects
+        subject = record.subject[0], result.seed
+        is_told = record.subject_after(life.number) in (subject, None)
         hold(is_told, f"row {result.index} was told of seed {result.seed}: {record}")
         allowed = (status, "delivered") if result.kept or result.repeats else (status,)
         hold(result.status in allowed, f"life {life.number} said {result.status} of {record}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .books import Asked, Job
 from .broken import hold
 from .commands import withdrawn_jobs
+from .plans import FREE_RATE
 from .records import Record, Records
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _SHORTEST_BACKOFF_SECONDS = 0.25
 _LONGEST_BACKOFF_SECONDS = 15.0
 # a job may rest for as long as six jobs take, none of which takes longer than 31 s here, and may then wait its turn
 _LONGEST_PAUSE_SECONDS = 6 * 31.0 + 31.0
-FREE_RATE = 100  # requests per 10 s from which a limit never binds here
 _ROUNDING = 1e-6
 _FAULTS = ("fault", "hidden", "gone", "stale", "refused")
 _GATES = {"retry": "run"}  # what buys shares one limit
