@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
+from PIL import Image
 from support import (
     ENDPOINT,
     KEY,
@@ -285,6 +286,25 @@ def test_with_json_what_stops_a_command_before_its_run_is_json_too(
     assert entry["event"] == "error"
     assert any(told in problem for problem in entry["problems"]), entry
     assert entry["error"] in ran.err
+
+
+def test_one_image_may_be_made_without_a_prompt_where_the_workflow_takes_none_and_in_a_size(
+    inside: Cli, tmp_path: Path
+) -> None:
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(tmp_path / "a.png")
+    picture = ("--init-image", "a.png")
+    assert inside("generate", "--workflow", "upscale", *picture, "--name", "large").code == 0
+    assert inside("generate", "a fox", "--size", "72x64", "--name", "small").code == 0
+    lines = {line["batch"]: line for line in true_output(tmp_path / "asyncgen-sandbox")}
+    assert (lines["large"]["workflow"], lines["large"]["prompt"]) == ("upscale", "")
+    assert (lines["small"]["width"], lines["small"]["height"]) == (72, 64)
+    for wrong, told in [
+        (("--workflow", "img2img", *picture), "img2img needs a prompt"),
+        (("--size", "64x64"), "prompt: this field is required"),
+        (("a fox", "--size", "64x64", "--width", "64"), "leave one of them out"),
+    ]:
+        ran = inside("generate", *wrong)
+        assert (ran.code, told in ran.err) == (2, True), ran
 
 
 def test_a_stream_fails_at_its_row_and_keeps_what_is_done(

@@ -111,21 +111,3 @@ def test_the_command_line_takes_pictures_from_options_and_from_rows(tmp_path: Pa
     one = run_cli("generate", "a cat", *said, "--mask-image", "mask_image.png", cwd=tmp_path)
     assert one.code == 0, one.err
     assert {(line["width"], line["height"]) for line in true_output(tmp_path / "o")} == {SIZE}
-
-
-def test_one_image_may_be_made_without_a_prompt_where_the_workflow_takes_none_and_in_a_size(tmp_path: Path) -> None:
-    write_inputs(tmp_path, [PICTURE])
-
-    def made(*arguments: str) -> tuple[int, str, str]:
-        ran = run_cli("generate", *arguments, "--sandbox", "--out", "o", cwd=tmp_path)
-        return ran.code, ran.out, ran.err
-
-    picture = ("--init-image", "init_image.png")
-    assert made("--workflow", "upscale", *picture, "--name", "large")[0] == 0
-    assert made("a fox", "--size", "72x64", "--name", "small")[0] == 0
-    lines = {line["batch"]: line for line in true_output(tmp_path / "o")}
-    assert (lines["large"]["workflow"], lines["large"]["prompt"]) == ("upscale", "")
-    assert (lines["small"]["width"], lines["small"]["height"]) == (72, 64)
-    assert "img2img needs a prompt" in made("--workflow", "img2img", *picture)[2]
-    assert "prompt" in made("--size", "64x64")[2]
-    assert "leave one of them out" in made("a fox", "--size", "64x64", "--width", "64")[2]
