@@ -69,3 +69,4 @@ def test_the_command_works_beside_a_run_and_after_it(tmp_path: Path) -> None:
         after = run_cli("queue", "--out=out", cwd=tmp_path).out
     assert after.startswith("2 out, 1 wanted")
     assert "result safe for" in after and "29 min" in after
+    assert "deleted in*" in after and "* by today's ASYNCGEN_JOB_TTL" in after
