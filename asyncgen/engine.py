@@ -17,6 +17,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from asyncgen import logs
+from asyncgen.checks import OF_PICTURE, next_seed
 from asyncgen.concurrency import FEWEST_OUT, AutoConcurrency
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import (
@@ -457,7 +458,7 @@ class Engine:
                 await self._bench.ledger.record_cancelled_unsent(item, TAKEN_BACK)
             return False
         if reason := self._reason_to_make_again(item):
-            await self._bench.ledger.record_wanted_again(item, want, reason)
+            await self._bench.ledger.record_wanted_again(item, want, reason, self._next_seed(item))
         return item.state in (State.WANTED, State.ACCEPTED, State.STORING)
 
     def _count_in(self, wanted: IndexedWant, item: Item) -> None:
@@ -478,6 +479,12 @@ class Engine:
         if item.state is State.UNKNOWN and self._bench.policy.resubmit_unknown:
             return "resubmitted, as told; it may be paid for twice"
         return "the batch was started again" if item.state is State.CANCELLED else None
+
+    def _next_seed(self, item: Item) -> int | None:
+        """Of an image that is tried again after its picture was rejected: the same seed would make the same one."""
+        is_rejected = item.state is State.FAILED and item.failure is not None and item.failure.code in OF_PICTURE
+        rolls_again = is_rejected and self._bench.policy.rerolls > 0 and not item.changed
+        return next_seed(item.seed, item.rerolls + 1) if rolls_again else None
 
     # -- in work -------------------------------------------------------------------------------------------------
 

@@ -317,15 +317,21 @@ class Ledger:
         """Its owner wants a held submission sent again, though it may have been accepted the first time."""
         await self._move(item, State.WANTED, "resubmitted as told; it may be paid for twice")
 
-    async def record_wanted_again(self, item: Item, want: Want, reason: str) -> None:
-        """Its owner wants it made (again), with today's values; what was made before is kept beside it."""
-        seed = item.seed if want.fixed_seed is None else want.fixed_seed
+    async def record_wanted_again(self, item: Item, want: Want, reason: str, next_seed: int | None = None) -> None:
+        """Its owner wants it made (again), with today's values; what was made before is kept beside it.
+
+        `next_seed`: it is rolled again with this one, its attempts so far still counting; None: all begins anew.
+        """
+        seed, attempts, rerolls = item.seed if want.fixed_seed is None else want.fixed_seed, 0, 0
+        if next_seed is not None:
+            seed, attempts, rerolls = next_seed, item.attempts, item.rerolls + 1
+            reason = f"{reason}, with another seed"
         await self._move(
             item,
             State.WANTED,
             reason,
-            attempts=0,
-            rerolls=0,
+            attempts=attempts,
+            rerolls=rerolls,
             **rows.columns_of(want, seed),
             also=rows.supersede_pictures(item),
         )

@@ -290,6 +290,22 @@ async def test_it_is_rolled_no_more_often_than_told(tmp_path: Path) -> None:
     assert len(rejected(tmp_path)) == 3
 
 
+async def test_a_rejected_one_that_is_tried_again_takes_the_next_seed_if_it_may(tmp_path: Path) -> None:
+    """The same seed would make the same picture; without leave to roll it is what was asked for."""
+    fox, again = [{"prompt": "a fox", "seed": 7}], {"retry_failed": True}
+    async with open_sandbox(fault("black_image", count=3)) as sandbox:
+        async with wired(sandbox, tmp_path) as parts:
+            await parts.run(fox)
+            await parts.run(fox, parts.engine(**again))
+        async with wired(sandbox, tmp_path, rerolls=1) as parts:
+            (still_black,) = await parts.run(fox, parts.engine(**again))
+            (good,) = await parts.run(fox, parts.engine(**again))
+            (kept,) = await parts.run(fox, parts.engine(**again))
+        assert [int(sold["seed"]) for sold in bought(sandbox)] == [7, 7, next_seed(7, 1), seed_after(7, 2)]
+    assert [result.ok for result in (still_black, good, kept)] == [False, True, True]
+    assert (good.seed, kept.seed, kept.status) == (seed_after(7, 2), seed_after(7, 2), "success")
+
+
 async def test_what_the_platform_fails_is_counted_apart(tmp_path: Path) -> None:
     """Two attempts and one reroll: a failure of the platform's on each seed would be one too many for neither."""
     faults = fault("failed:out_of_memory", nth=[1]), fault("black_image", nth=[2])

@@ -29,6 +29,7 @@ _REQUIRED = (
     *(f"storm: {fault}" for fault in STORMS),
     *(f"disk: {name} fails" for name in ("write", "create", "append", "link", "fsync", "fsync_directory", "commit")),
     *(f"rejected: {what}" for what in (*REJECTED, "wanted", "failed")),
+    "rejected: tried again with another seed",
     "retry: never taken",
     *(f"command: {word}" for word in WORDS),
     "crash: between a rejected file and its record",

@@ -63,7 +63,7 @@ MUTANTS = (
         "folder not flushed on recovery", "the name of a picture found after a kill is lost at the next power cut",
         "store.py",
         "        if disk.exists(path.parent):  # neither its name nor the end of the temporary one may have been durable"
-        " yet\n            disk.fsync_directory(path.parent)\n", "",
+        " yet\n            disk.fsync_directory(path.parent)\n", "", seed=30,
     ),
     Mutant(
         "done before the file", "a crash leaves a record without its file", "job.py",
@@ -77,11 +77,11 @@ MUTANTS = (
     ),
     Mutant(
         "storing believed after a crash", "a record without its file", "job.py",
-        "if await self._bench.store.are_in_place(self.item.pictures):", "if True:",
+        "if await self._bench.store.are_in_place(self.item.pictures):", "if True:", seed=30,
     ),
     Mutant(
         "no hash check after a crash", "somebody else's file is taken for the picture", "store.py",
-        " and hashlib.sha256(disk.read(path)).hexdigest() == sha256", "",
+        " and hashlib.sha256(disk.read(path)).hexdigest() == sha256", "", seed=98,
     ),
     Mutant(
         "temporary files left", "hidden files gather beside the pictures", "store.py",
@@ -89,7 +89,7 @@ MUTANTS = (
     ),
     Mutant(
         "pictures replaced", "somebody else's file is overwritten", "store.py",
-        "        disk.link(temporary, path)\n", "        disk.replace(temporary, path)\n",
+        "        disk.link(temporary, path)\n", "        disk.replace(temporary, path)\n", seed=24,
     ),
     Mutant(
         "poll before the id is recorded", "a crash forgets a job that is being paid for", "endpoint.py",
@@ -107,7 +107,7 @@ MUTANTS = (
     Mutant(
         "purchase sent again on silence", "a job is bought twice", "calls.py",
         '            return Unknown(f"no reply came ({error})")',
-        '            return Refused(f"no reply came ({error})")',
+        '            return Refused(f"no reply came ({error})")', seed=27,
     ),
     Mutant(
         "502 taken for a refusal", "a job is bought twice", "replies.py",
@@ -124,12 +124,12 @@ MUTANTS = (
     ),
     Mutant(
         "404 never believed", "a run waits for ever for what is lost", "endpoint.py",
-        "return outcome if missing_for >= MISSING_GRACE_SECONDS else", "return outcome if False else",
+        "return outcome if missing_for >= MISSING_GRACE_SECONDS else", "return outcome if False else", seed=16,
     ),
     Mutant(
         "paid run forgotten on Ctrl-C", "what was accepted is never written down", "endpoint.py",
         "            with anyio.CancelScope(shield=True):\n                await journal.intend()\n",
-        "            with anyio.CancelScope(shield=False):\n                await journal.intend()\n",
+        "            with anyio.CancelScope(shield=False):\n                await journal.intend()\n", seed=36,
     ),
     Mutant(
         "submissions in the air forgotten at start", "a job is bought twice", "rows.py",
@@ -143,7 +143,7 @@ MUTANTS = (
         "        try:\n            reply = await self.send(request)\n        except TransportError:\n"
         "            from asyncgen.protocol import Failed\n"
         '            return Failed(Failure(FailureClass.INFRASTRUCTURE, FailureCode.LOST, ""))\n'
-        "        outcome = decipher(reply)\n",
+        "        outcome = decipher(reply)\n", seed=15,
     ),
     Mutant(
         "no limit on attempts", "the platform's faults cost without end", "job.py",
@@ -155,24 +155,24 @@ MUTANTS = (
     ),
     Mutant(
         "second equal failure bought again", "an image that can only fail is paid for again", "job.py",
-        "        elif await self._ledger.has_job_ended_with(self.item, failure.code):", "        elif False:",
+        "        elif await self._ledger.has_job_ended_with(self.item, failure.code):", "        elif False:", seed=15,
     ),
     Mutant(
         "failure before a retry counted twice", "an image is given up after one run", "job.py",
-        "        if ending.is_of_before and self.item.accepted_at is None:", "        if False:",
+        "        if ending.is_of_before and self.item.accepted_at is None:", "        if False:", seed=27,
     ),
     Mutant(
         "second failure taken for the first", "an image that can only fail is paid for again", "job.py",
-        "        if ending.is_of_before and self.item.accepted_at is None:", "        if self.item.accepted_at is None:",
+        "        if ending.is_of_before and self.item.accepted_at is None:", "        if self.item.accepted_at is None:", seed=27,
     ),
     Mutant(
         "old answer believed after a retry", "a job that runs again, and is paid for, is given up", "endpoint.py",
         "            if asked_at - wait.since < MISSING_GRACE_SECONDS:\n                return Transient(\"/status says",
-        "            if False:\n                return Transient(\"/status says",
+        "            if False:\n                return Transient(\"/status says", seed=16,
     ),
     Mutant(
         "download not tried again", "a good picture is given up because its site was slow once", "endpoint.py",
-        "_DOWNLOAD_TRIES: Final = 8", "_DOWNLOAD_TRIES: Final = 1",
+        "_DOWNLOAD_TRIES: Final = 8", "_DOWNLOAD_TRIES: Final = 1", seed=20,
     ),
     Mutant(
         "workflow sent that is another one now", "a picture that its record does not describe", "job.py",
@@ -187,7 +187,7 @@ MUTANTS = (
         "account fault marks the image failed", "a whole batch fails because credit ran out", "job.py",
         "            case Rejected(failure) if failure.kind is FailureClass.ITEM:\n"
         "                await self._ledger.record_rejected",
-        "            case Rejected(failure):\n                await self._ledger.record_rejected",
+        "            case Rejected(failure):\n                await self._ledger.record_rejected", seed=80,
     ),
     Mutant(
         "unknown sent again unasked", "a job is bought twice", "job.py",
@@ -209,7 +209,7 @@ MUTANTS = (
     ),
     Mutant(
         "Retry-After of a 429 ignored", "the platform answers 429", "calls.py",
-        "            gate.slow_down(retry_after_seconds)", "            gate.slow_down(None)",
+        "            gate.slow_down(retry_after_seconds)", "            gate.slow_down(None)", seed=98,
     ),
     Mutant(
         "no backoff", "a platform in trouble is hammered", "calls.py",
@@ -252,20 +252,20 @@ MUTANTS = (
     ),
     Mutant(
         "body of any size sent", "the platform refuses what could have been refused for nothing", "protocol.py",
-        "MAX_RUN_BODY_BYTES: Final = 10 * 1024 * 1024", "MAX_RUN_BODY_BYTES: Final = 100 * 1024 * 1024",
+        "MAX_RUN_BODY_BYTES: Final = 10 * 1024 * 1024", "MAX_RUN_BODY_BYTES: Final = 100 * 1024 * 1024", seed=249,
     ),
     Mutant(
         "budget not kept", "more is spent than the owner allowed", "money.py",
         "        if self.cap_usd is not None and self.committed_usd + self.reserved_usd + usd >",
-        "        if self.cap_usd is not None and self.committed_usd + usd >",
+        "        if self.cap_usd is not None and self.committed_usd + usd >", seed=33,
     ),
     Mutant(
         "stopped lane goes on", "the same fault is paid for over and over", "lanes.py",
-        "        if len(in_a_row) >= self._faults_in_a_row and", "        if False and",
+        "        if len(in_a_row) >= self._faults_in_a_row and", "        if False and", seed=93,
     ),
     Mutant(
         "cancelled jobs free for the next run", "more is spent than the owner allowed", "rows.py",
-        "THEN min(job.execution_timeout_ms, (ended_at - submitted_at) * 1000) ELSE", "THEN 0 ELSE",
+        "THEN min(job.execution_timeout_ms, (ended_at - submitted_at) * 1000) ELSE", "THEN 0 ELSE", seed=237,
     ),
     Mutant(
         "manifest remembered before its flush", "a power cut takes a line of the manifest for good", "manifest.py",
@@ -275,7 +275,7 @@ MUTANTS = (
     ),
     Mutant(
         "repeated row decided anew", "an image that has just failed again is paid for once more", "engine.py",
-        "        if item.repeats:  # it was decided", "        if False:  # it was decided",
+        "        if item.repeats:  # it was decided", "        if False:  # it was decided", seed=82,
     ),
     Mutant(
         "retry outside the gate", "the platform answers 429", "endpoint.py",
@@ -283,7 +283,7 @@ MUTANTS = (
         "            lambda: self._calls.buy(request, replies.decipher_retry, self._run_gate), journal, stop\n        )\n",
         "        with anyio.CancelScope(shield=True):\n            await journal.intend()\n"
         "            outcome = await self._calls.buy(request, replies.decipher_retry, self._run_gate)\n"
-        "            await journal.learn(outcome)\n        return outcome\n",
+        "            await journal.learn(outcome)\n        return outcome\n", seed=133,
     ),
     Mutant(
         "stop not heard while waiting to submit", "what nobody wants any more is bought", "endpoint.py",
@@ -292,12 +292,12 @@ MUTANTS = (
     ),
     Mutant(
         "lanes of a workflow stop one by one", "the same fault is paid for in every style", "lanes.py",
-        "_STOPS_IN_A_ROW: Final = 3", "_STOPS_IN_A_ROW: Final = 300",
+        "_STOPS_IN_A_ROW: Final = 3", "_STOPS_IN_A_ROW: Final = 300", seed=213,
     ),
     Mutant(
         "404s counted together", "a job that was twice not found, long apart, is given up and bought again",
         "endpoint.py",
-        "            wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since\n", "",
+        "            wait.missing_since = None if not isinstance(outcome, Transient) else wait.missing_since\n", "", seed=16,
     ),
     Mutant(
         "all jobs at one endpoint", "jobs of an earlier run are asked about where they never were", "run.py",
@@ -306,28 +306,28 @@ MUTANTS = (
     ),
     Mutant(
         "manifest forgotten after an error", "what a stopped run has made is not in the manifest", "run.py",
-        "                await self._update_manifest_after(error)\n", "",
+        "                await self._update_manifest_after(error)\n", "", seed=69,
     ),
     Mutant(
         "pictures taken back undurably", "a file without a record is there after a power cut", "store.py",
-        "        disk.unlink(path)\n        disk.fsync_directory(path.parent)\n", "        disk.unlink(path)\n",
+        "        disk.unlink(path)\n        disk.fsync_directory(path.parent)\n", "        disk.unlink(path)\n", seed=84,
     ),
     Mutant(
         "unknown times counted as none", "a lower bound is called measured", "money.py",
-        "        self.untimed += execution_ms is None\n", "",
+        "        self.untimed += execution_ms is None\n", "", seed=16,
     ),
     Mutant(
         "a stopped lane's faults kept against its workflow", "good lanes stop with a bad one", "lanes.py",
-        "                history.outcomes.clear()\n", "",
+        "                history.outcomes.clear()\n", "", seed=101,
     ),
     Mutant(
         "unknown submissions free for the next run", "more is spent than the owner allowed", "rows.py",
         "    return lambda connection, at: connection.execute(_UNKNOWN_JOB, (item.id,))",
-        "    return lambda connection, at: None",
+        "    return lambda connection, at: None", seed=287,
     ),
     Mutant(
         "refused retry pauses the run", "one job that cannot be run again holds up all others", "replies.py",
-        "    if cannot_be_retried and not isinstance(_not_answered(reply), Rejected):\n        return Missing()\n", "",
+        "    if cannot_be_retried and not isinstance(_not_answered(reply), Rejected):\n        return Missing()\n", "", seed=16,
     ),
     Mutant(
         "a move without its event", "the story of an image has a hole", "../resources/sql/0004_checks.sql",
@@ -353,7 +353,7 @@ MUTANTS = (
     ),
     Mutant(
         "rerolls taken for the platform's faults", "an image is given up that was to be tried again", "job.py",
-        "        return self.item.attempts - self.item.rerolls\n", "        return self.item.attempts\n",
+        "        return self.item.attempts - self.item.rerolls\n", "        return self.item.attempts\n", seed=133,
     ),
     Mutant(
         "rejected picture written after its record", "a crash loses a picture that was paid for", "job.py",
@@ -378,35 +378,35 @@ MUTANTS = (
     ),
     Mutant(
         "pause not obeyed", "images are bought that their owner holds back", "stopping.py",
-        "        if not self.paused:\n", "        if False:\n",
+        "        if not self.paused:\n", "        if False:\n", seed=94,
     ),
     Mutant(
         "job in the air not held back by a pause", "images are bought that their owner holds back", "job.py",
-        "        self._put_off = self._stop.paused and not self._stop.requested\n", "",
+        "        self._put_off = self._stop.paused and not self._stop.requested\n", "", seed=357,
     ),
     Mutant(
         "withdrawn and not taken back", "what its owner gave up runs on, and is paid for", "job.py",
-        "            self._waiting.cancel()\n        await self.cancel()\n", "            self._waiting.cancel()\n",
+        "            self._waiting.cancel()\n        await self.cancel()\n", "            self._waiting.cancel()\n", seed=23,
     ),
     Mutant(
         "withdrawn before its row was read, and made", "what its owner gave up is bought", "engine.py",
-        "            selection.matches(want, item) for selection in self", "            False for selection in self",
+        "            selection.matches(want, item) for selection in self", "            False for selection in self", seed=38,
     ),
     Mutant(
         "withdrawn while unsent, and left wanted", "what its owner gave up is bought by the next run", "ledger.py",
-        "        at, after, taken = self._ports.clock.wall(), 0, 0\n", "        return 0\n",
+        "        at, after, taken = self._ports.clock.wall(), 0, 0\n", "        return 0\n", seed=352,
     ),
     Mutant(
         "added while it is taken back, and forgotten", "what was asked for is not made", "engine.py",
-        "        if flight.is_added_again:\n", "        if False:\n",
+        "        if flight.is_added_again:\n", "        if False:\n", seed=303,
     ),
     Mutant(
         "added before a withdrawal, and spared", "what its owner gave up is bought", "engine.py",
-        "self._added_after[item_id] = len(self._withdrawals)", "self._added_after[item_id] = len(self._withdrawals) + 1",
+        "self._added_after[item_id] = len(self._withdrawals)", "self._added_after[item_id] = len(self._withdrawals) + 1", seed=216,
     ),
     Mutant(
         "added when the input has ended, and forgotten", "what was asked for is not made", "engine.py",
-        "            self._tasks.start_soon(self._taking, partial(self._take_added, self._tasks, _to_nobody))\n", "",
+        "            self._tasks.start_soon(self._taking, partial(self._take_added, self._tasks, _to_nobody))\n", "", seed=269,
     ),
     Mutant(
         "two seeds stored with one picture", "the same picture counts twice", "ledger.py",

@@ -80,7 +80,7 @@ class _Walk:
         self._jobs: Iterator[Bought] = iter(record.jobs)
         self._job: Bought | None = None
         self._codes: list[str] = []
-        self._bought = self._rerolled = 0
+        self._bought = self._rerolled = self._rolled_on = 0
         self._seeds: list[int] = []
         self._was_found_dead = False
         self._runs: dict[str, int] = {}
@@ -128,7 +128,7 @@ class _Walk:
                 self._look_at_outcome("completed", self._run.milliseconds)
             case (("failed" | "given_up" | "lost"), "wanted"):
                 self._hold(self._lives[move.life].options.retry_failed, f"{move.source} was tried again, unasked")
-                self._begin_anew()
+                self._roll_on(move) if move.rolls_on else self._begin_anew()
             case "stored", "wanted":
                 self._hold(self._lives[move.life].options.rebuy_changed, "made again, unasked")
                 self._begin_anew()
@@ -139,7 +139,8 @@ class _Walk:
         self._bought += 1
         options = self._lives[move.life].options
         allowed = options.max_attempts + self._rerolled
-        self._hold(self._rerolled <= options.rerolls, f"rolled again {self._rerolled} times")
+        allowed_rerolls = options.rerolls + self._rolled_on
+        self._hold(self._rerolled <= allowed_rerolls, f"rolled again {self._rerolled} times")
         self._hold(self._bought <= allowed, f"bought {self._bought} times, {allowed} allowed")
 
     @property
@@ -148,7 +149,14 @@ class _Walk:
         return self._bought - self._rerolled
 
     def _begin_anew(self) -> None:
-        self._bought, self._rerolled, self._codes, self._seeds = 0, 0, [], []
+        self._bought, self._rerolled, self._rolled_on, self._codes, self._seeds = 0, 0, 0, [], []
+
+    def _roll_on(self, move: Move) -> None:
+        """What its last picture was rejected for would be so again: as if it had been rolled again at once."""
+        self._hold(self._job is not None and self._job.is_rejected, "another seed after a good picture, or none")
+        self._hold(self._lives[move.life].options.rerolls > 0, "another seed, unasked")
+        self._rerolled += 1
+        self._rolled_on += 1
 
     def _accept(self, before: Move, move: Move) -> None:
         """The next purchase that the ledger knows is the next execution of its job in the books.

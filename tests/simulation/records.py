@@ -50,7 +50,12 @@ class Move:
     @property
     def begins_anew(self) -> bool:
         """Whether its owner wants it made once more, with the seed that was asked for."""
-        return self.target == "wanted" and self.source not in ("accepted", "submitting")
+        return self.target == "wanted" and self.source not in ("accepted", "submitting") and not self.rolls_on
+
+    @property
+    def rolls_on(self) -> bool:
+        """Whether its owner wants it tried again, and its picture had been rejected: with a seed after those before."""
+        return self.source == "failed" and "with another seed" in (self.detail or "")
 
     @property
     def takes_back_retry(self) -> bool:
@@ -111,7 +116,7 @@ class Record:
         """How many other seeds were taken since its owner last wanted it made."""
         count = 0
         for move in self.moves:
-            count = 0 if move.begins_anew else count + move.is_reroll
+            count = 0 if move.begins_anew else count + move.is_reroll + move.rolls_on
         return count
 
     @property
@@ -132,8 +137,8 @@ class Record:
                 break
             if (move.source, move.target) == ("submitting", "accepted") and move not in self.never_taken:
                 seed, is_rerolled = next(jobs).seed, False
-            elif move.is_reroll or move.begins_anew:
-                seed, is_rerolled = None, move.is_reroll
+            elif move.is_reroll or move.rolls_on or move.begins_anew:
+                seed, is_rerolled = None, not move.begins_anew
         else:
             seed = self.subject[1] if seed is None else seed
         return None if seed is None else (self.subject[0], seed)

@@ -43,6 +43,8 @@ def look_at(world: World, plan: Plan, lives: Sequence[Life]) -> None:
             world.books.hit(f"move: {move.source} -> {move.target}")
             if move.takes_back_retry:
                 world.books.hit("retry: never taken")
+            if move.rolls_on:
+                world.books.hit("rejected: tried again with another seed")
             if move.rejects:
                 world.books.hit(f"rejected: {move.target}")
         for job in record.jobs:
