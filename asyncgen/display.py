@@ -28,7 +28,7 @@ _BAR_WIDTH: Final = 24
 _WIDTH_WITH_BAR: Final = 120
 #: What --retry-failed comes to for images whose picture was rejected.
 SAME_PICTURE: Final = (
-    "of the failed, {} had a picture that was rejected, and one seed makes one picture: add --rerolls 1"
+    "of the failed, {} had a picture that was rejected: --retry-failed takes another seed only with --rerolls 1 or more"
 )
 #: What became of jobs that cost something and gave no picture.
 _NO_PICTURE: Final = {

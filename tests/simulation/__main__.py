@@ -32,7 +32,7 @@ def main() -> None:
             ran = _show_all(found, options)
         elif options.sweep:
             plans = range(options.first, options.first + options.sweep)
-            crashes = list(chain.from_iterable(pool.map(_crashes, plans, chunksize=1)))
+            crashes = list(chain.from_iterable(pool.map(sweep.crashes, plans, chunksize=1)))
             ran = _show_all(_of_crashes(pool.imap(sweep.crash, crashes, chunksize=_CHUNK), crashes), options)
         else:
             seeds = range(options.first, options.first + options.seeds)
@@ -93,9 +93,8 @@ def _show_all(found: Iterable[tuple[Any, Outcome]], options: argparse.Namespace)
 
 
 def _show(name: Any, outcome: Outcome, options: argparse.Namespace) -> None:
-    if isinstance(name, tuple):
-        plan, tick, power_cut = name
-        print(f"plan {plan}, {'power cut' if power_cut else 'kill'} at tick {tick}: {outcome.error}")
+    if isinstance(name, str):
+        print(f"{name}: {outcome.error}")
     else:
         print(f"seed {name}: {outcome.error}")
         print(f"  python -m tests.simulation --first {name} --seeds 1 --trace --no-shrink")
@@ -103,17 +102,15 @@ def _show(name: Any, outcome: Outcome, options: argparse.Namespace) -> None:
             kept, outcome = shrink.shrink(name, outcome)
             print(f"  {len(kept)} draws are enough: {outcome.error}")
             print(f"  python -m tests.simulation --first {name} --trace --only '{shrink.written(kept)}'")
-    if options.trace or (options.shrink and not isinstance(name, tuple)):
+    if options.trace or (options.shrink and not isinstance(name, str)):
         for entry in outcome.trace:
             print("    ", *entry)
 
 
-def _of_crashes(outcomes: Iterable[Outcome], crashes: list[sweep.Crash]) -> Iterator[tuple[sweep.Crash, Outcome]]:
-    return zip(crashes, outcomes, strict=True)
-
-
-def _crashes(plan: int) -> list[sweep.Crash]:
-    return list(sweep.crashes(plan))
+def _of_crashes(found: Iterable[dict[str, Outcome]], crashes: list[sweep.Crash]) -> Iterator[tuple[str, Outcome]]:
+    for (plan, tick), outcomes in zip(crashes, found, strict=True):
+        for kind, outcome in outcomes.items():
+            yield f"plan {plan}, {kind} at tick {tick}", outcome
 
 
 def _prepare() -> None:

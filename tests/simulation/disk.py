@@ -119,6 +119,13 @@ class SimulatedDisk:
         was_named = any(name == str(path) and file is not None for name, file in self._journal)
         return str(path) not in self.names and (was_named or str(path) in self._durable_names)
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether a power cut now would lose nothing."""
+        files = self.names.values()
+        is_flushed = all(file.live == file.durable and not file.is_poisoned for file in files)
+        return not self._journal and is_flushed and self.names == self._durable_names
+
     def live_and_durable(self, path: Path) -> tuple[bytes, bytes]:
         """What the file holds, and what of it a power cut now would leave, if it leaves its name."""
         file = self.names.get(str(path), _File())

@@ -109,6 +109,11 @@ class LedgerFile:
         """Its connection is gone with the process."""
         self._open = None
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether a power cut now would lose nothing."""
+        return not self._unsynced
+
     def after_crash(self, draw: Callable[..., int], *, power_cut: bool) -> None:
         """What the next process finds: everything, but for commits that asked for less than a flush."""
         if power_cut and self._unsynced:

@@ -70,14 +70,18 @@ class Life:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a seed gave. `error` is None where every truth held; ticks are those of all lives, and of the first one."""
+    """What a seed gave. `error` is None where every truth held; `ticks` are those of all lives.
+
+    `changed_at` and `first_crash_was_durable` are those of `World`.
+    """
 
     error: str | None
     trace: list[tuple[object, ...]]
     used: Mapping[Key, int]
     hits: Mapping[str, int]
     ticks: int
-    first_life_ticks: int
+    changed_at: list[int]
+    first_crash_was_durable: bool | None
 
     @property
     def digest(self) -> str:
@@ -109,7 +113,15 @@ def simulate(
     except Exception as error_of_ours:
         bug = _only(error_of_ours)
         error = f"bug: {bug!r}\n{''.join(traceback.format_exception(bug)[-4:])}"
-    return Outcome(error, world.trace, world.pick.used, world.books.hits, world.ticks, lives.first_ticks)
+    return Outcome(
+        error,
+        world.trace,
+        world.pick.used,
+        world.books.hits,
+        world.ticks,
+        world.changed_at,
+        world.first_crash_was_durable,
+    )
 
 
 class Lives:
@@ -119,7 +131,6 @@ class Lives:
         self._world, self._crash = world, crash
         self.plan = Plan(world.seed, world.pick)
         self.past: list[Life] = []
-        self.first_ticks = 0
         wishes = self.plan.wishes
         world.lora_sets = {wish.prompt: wish.lora for wish in wishes if wish.lora is not None}
         if world.lora_sets:
@@ -155,7 +166,6 @@ class Lives:
                 life.ending = "crashed"
         finally:
             life.ended_at, life.ended_true = world.now, world.time
-        self.first_ticks = self.first_ticks or world.ticks
         world.end_life(crashed=life.ending == "crashed")
         life.last_event, life.runs_begun = world.ledger.last_event(), world.ledger.runs_begun()
         life.most_usd, life.unlisted = world.ledger.most_usd(), world.ledger.unlisted()

@@ -1,33 +1,37 @@
-"""A crash at every step in turn: the first life of small plans is cut off at each of its ticks, in both ways."""
+"""A crash at every step in turn: the first life of small plans is cut off at each of its ticks, in both ways.
+
+Of crashes that cannot differ one is simulated: at steps between which nothing happened but in the engine's memory, and
+by kill and power cut where all was flushed.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 from .choices import Key
 from .lives import Outcome, simulate
 
 _NEVER = 1 << 60
 
-#: A swept crash: the plan, the tick of its first life, and whether the power goes or the process is killed.
-Crash = tuple[int, int, bool]
+#: Where a plan is cut off: its number, and the tick of its first life.
+Crash = tuple[int, int]
 
 
-def crashes(plan: int) -> Iterator[Crash]:
-    """Every crash of one plan."""
-    last = simulate(plan, _fixed(plan), crash=(_NEVER, False)).first_life_ticks
-    return ((plan, tick, power_cut) for tick in range(1, last + 1) for power_cut in (True, False))
+def crashes(plan: int) -> list[Crash]:
+    """Every crash of one plan that can differ from the one before."""
+    return [(plan, tick) for tick in simulate(plan, fixed(plan), crash=(_NEVER, False)).changed_at]
 
 
-def crash(which: Crash) -> Outcome:
-    """What a plan gives with one crash in its first life."""
-    plan, tick, power_cut = which
-    return simulate(plan, _fixed(plan), crash=(tick, power_cut))
+def crash(which: Crash) -> dict[str, Outcome]:
+    """What a plan gives with one crash in its first life, by its kind."""
+    plan, tick = which
+    killed = simulate(plan, fixed(plan), crash=(tick, False))
+    if killed.first_crash_was_durable:
+        return {"kill or power cut": killed}
+    return {"kill": killed, "power cut": simulate(plan, fixed(plan), crash=(tick, True))}
 
 
-def _fixed(plan: int) -> dict[Key, int]:
-    """Up to three rows, one life before the calm one, in every other plan some faults of requests and jobs, and in
-    every fourth pictures that are rejected.
+def fixed(plan: int) -> dict[Key, int]:
+    """The draws of a plan: up to three rows, one life before the calm one, in every other plan some faults of requests and
+    jobs, and in every fourth pictures that are rejected.
     """
     return {
         ("jobs", 0): plan % 3,

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from . import shrink
+from . import shrink, sweep
 from .choices import Choices
 from .coverage import missing
 from .lives import Outcome, simulate
@@ -36,6 +36,24 @@ def test_2000_worlds_hold_every_truth_and_meet_every_move_crash_point_and_fault(
 
 def test_a_crash_at_any_step_of_20_plans_breaks_nothing() -> None:
     assert ", 0 failed" in simulated("--sweep", str(SWEPT_PLANS))
+
+
+def test_the_crashes_that_a_sweep_leaves_out_are_those_before_them() -> None:
+    def outcome(tick: int, *, power_cut: bool) -> tuple[object, ...]:
+        crashed = simulate(4, sweep.fixed(4), crash=(tick, power_cut))
+        trace = [entry for entry in crashed.trace if entry[1] not in ("CRASH", "cut at")]
+        return crashed.error, trace, crashed.first_crash_was_durable
+
+    swept = [tick for _, tick in sweep.crashes(4)]
+    left_out = sorted(set(range(1, swept[-1])).difference(swept))
+    assert left_out
+    for tick in left_out:
+        before = max(other for other in swept if other < tick)
+        assert outcome(tick, power_cut=False) == outcome(before, power_cut=False)
+    durable = [tick for tick in swept if outcome(tick, power_cut=False)[2]]
+    assert durable
+    for tick in durable:
+        assert outcome(tick, power_cut=True) == outcome(tick, power_cut=False)
 
 
 def test_worlds_are_the_same_in_every_process() -> None:
@@ -71,7 +89,7 @@ def test_a_failing_world_shrinks_to_the_accidents_it_takes(monkeypatch: pytest.M
         pick = Choices(seed, fixed, others_are_0=others_are_0)
         draws = {number: pick(10, "draw", number) for number in range(40)}
         error = f"BrokenError: {draws[3]} and {draws[30]}" if draws[3] and draws[30] else None
-        return Outcome(error, [], pick.used, {}, 0, 0)
+        return Outcome(error, [], pick.used, {}, 0, [], None)
 
     monkeypatch.setattr(shrink, "simulate", fails)
     seed = next(seed for seed in range(100) if fails(seed).error)

@@ -101,6 +101,12 @@ class World:
         self.ledger = LedgerFile(self)
         self.watch = Watch(self)
         self.ticks = 0
+        #: The ticks of the first life at which the world was not as at the tick before, or the disk was at work: a
+        #: crash at any other tick is the crash at the last of these, as what the engine had in memory is lost in both.
+        self.changed_at: list[int] = []
+        self._outside: tuple[float, ...] = ()
+        #: What the first crash found was flushed, so that kill and power cut are one; None: nothing has crashed.
+        self.first_crash_was_durable: bool | None = None
         self._effects: list[_Effect] = []
         self._accidents: list[_Accident] = []
         self._crash_point: list[Any] = ["", 0]
@@ -122,13 +128,23 @@ class World:
         """A moment at which something may happen. `point` says what is being done; None: whatever is on its way."""
         self.ticks += 1
         self._point = point
+        if self.incarnation == 0:
+            self._note_change()
         if point is not None:
             self._reach(point)
         for accident in self._accidents:
             if self.ticks >= accident.at_tick or self.now >= accident.at_second:
                 self._accidents.remove(accident)
                 accident.happen()
+                self._outside = ()
                 return
+
+    def _note_change(self) -> None:
+        """Whatever happens outside the engine is begun with a draw or a line of the trace, or takes time."""
+        outside = len(self.trace), len(self.pick.used), len(self._effects), self.now
+        if outside != self._outside or self._point is not None:
+            self.changed_at.append(self.ticks)
+        self._outside = outside
 
     def shuffled(self, count: int) -> int:
         """Which of the callbacks that are ready runs first: asyncio's own order, but for one world in three."""
@@ -190,6 +206,8 @@ class World:
             aside = {name for name in self.disk.names if "/rejected/" in name and not name.endswith(".part")}
             if aside and aside - {str(ROOT / path) for (path,) in self.ledger.rows(_KEPT_ASIDE)} - self.foreign.keys():
                 self.books.hit("crash: between a rejected file and its record")
+            if self.first_crash_was_durable is None:
+                self.first_crash_was_durable = self.disk.is_durable and self.ledger.is_durable
             self.ledger.after_crash(self.pick, power_cut=power_cut)
         self.disk = self.disk.after(self.pick, power_cut=power_cut, step=self._disk_step)
         self.incarnation += 1
