@@ -30,8 +30,8 @@ def crash(which: Crash) -> dict[str, Outcome]:
 
 
 def fixed(plan: int) -> dict[Key, int]:
-    """The draws of a plan: up to three rows, one life before the calm one, in every other plan some faults of requests and
-    jobs, and in every fourth pictures that are rejected.
+    """The draws of a plan: up to three rows, one life before the calm one, in every other plan some faults of requests
+    and jobs, and in every fourth pictures that are rejected.
     """
     return {
         ("jobs", 0): plan % 3,
