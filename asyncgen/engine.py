@@ -7,7 +7,7 @@ in its own task of one task group; all coordination happens on the event loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -293,8 +293,9 @@ class Engine:
         async with self._claims:
             await self._bench.ledger.check_ids(self._batch, wants)
             items = await self._bench.ledger.claim(self._batch, scope, wants, self._in_hand.union(self._added))
+            in_hand = self._in_hand.union(self._added)
             fresh = dict.fromkeys(
-                item.id for want, item in zip(wants, items, strict=True) if self._is_fresh(want, item)
+                item.id for want, item in zip(wants, items, strict=True) if self._is_fresh(want, item, in_hand)
             )
             is_taken = self._is_taking or (self._tasks is not None and bool(self._flights))
             is_taken = is_taken and not self.stop.requested
@@ -302,9 +303,9 @@ class Engine:
                 self._add_all(fresh)
         return Added(len(fresh), len(items) - len(fresh), is_taken)
 
-    def _is_fresh(self, want: Want, item: Item) -> bool:
+    def _is_fresh(self, want: Want, item: Item, in_hand: Collection[int]) -> bool:
         """Whether what is added is to be made, and nothing in hand is going to be it: what is taken back is not."""
-        if item.id in self._in_hand or item.id in self._added:
+        if item.id in in_hand:
             return self._is_withdrawn(item, want)
         return item.state in (State.WANTED, State.CANCELLED)
 

@@ -523,7 +523,7 @@ class Job:
     async def _bought_again_or(self, otherwise: State, ending: Failed) -> None:
         """The platform's fault: bought again, unless the image has met the same one before or was bought enough."""
         failure = ending.failure
-        if ending.is_of_before and self.item.accepted_at is None:  # a reply to the retry would have said when
+        if ending.is_of_before and self.item.accepted_at is None:  # no reply has said that the retry was taken
             await self._buy_instead(failure)
         elif await self._ledger.has_job_ended_with(self.item, failure.code):
             repeated = Failure(failure.kind, failure.code, f"{failure.message} (the second time: not bought again)")
