@@ -203,8 +203,7 @@ class ImageRequest(BaseModel):
     @property
     def input_pictures(self) -> dict[str, str | bytes]:
         """The pictures that are sent along, as they were named, by the name the workflow's bindings give them."""
-        named = {name: getattr(self, name) for name in INPUT_PICTURES}
-        return {name: picture for name, picture in named.items() if picture is not None}
+        return {name: picture for name in INPUT_PICTURES if (picture := getattr(self, name)) is not None}
 
     @property
     def named_pictures(self) -> dict[str, str]:
