@@ -347,9 +347,8 @@ class Engine:
             )
 
     async def _take_one_added(self, tasks: TaskGroup, deliver: Deliver, want: Want, item: Item) -> None:
-        landed = self._landed.get(item.id)
-        if item.id in self._flights or (landed is not None and landed.job.item.state is not State.CANCELLED):
-            self.statistics.repeated += 1
+        if item.id in self._flights or item.state not in (State.WANTED, State.CANCELLED):
+            self.statistics.repeated += 1  # it was made, or tried, where the input names it
         elif not await self._is_to_be_made(want, item):
             self._count_settled(item, made=False)
         elif not self._allowance.stop_of(want.spec):
