@@ -164,6 +164,21 @@ async def test_what_is_added_again_while_it_is_taken_back_is_made(tmp_path: Path
 
 
 @pytest.mark.anyio
+async def test_what_is_added_again_before_its_turn_has_come_is_made_once(tmp_path: Path) -> None:
+    async with open_sandbox(fault("stuck", prompt_contains="owl")) as sandbox, wired(sandbox, tmp_path) as parts:
+        engine = parts.engine(concurrency=1)
+        async with anyio.create_task_group() as run:
+            run.start_soon(parts.run, [{"prompt": "an owl", "id": "owl"}, {"prompt": "a fox", "id": "fox"}], engine)
+            await eventually(lambda: states(tmp_path) == {"accepted": 1, "wanted": 1})
+            assert await engine.withdraw(Selection(frozenset({"fox"}))) == Withdrawn(0, 1)
+            assert await engine.add([planned("a fox", id="fox")], -1) == Added(1, 0, is_taken=True)
+            await engine.withdraw(Selection(frozenset({"owl"})))
+        assert [job["state"] for job in bought(sandbox)] == ["CANCELLED", "COMPLETED"]
+        s = engine.statistics
+        assert (s.wanted, s.added, s.made, s.cancelled, s.repeated, s.pending) == (3, 1, 1, 1, 1, 0)
+
+
+@pytest.mark.anyio
 async def test_what_is_added_to_a_run_in_order_while_its_input_ends_is_made(tmp_path: Path) -> None:
     async with open_sandbox() as sandbox, wired(sandbox, tmp_path) as parts:
         engine = parts.engine()
