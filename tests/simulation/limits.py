@@ -36,8 +36,26 @@ def look_at(world: World, records: Records, lives: Sequence[Life]) -> None:
     _look_at_policies(world, lives)
     for life in lives:
         if life.options.lane_faults < MANY:
-            _look_at_lanes(world, life, rejected)
-            _look_at_stopped_lanes(world, life, rejected)
+            asked = _asked_in(world, records, life)
+            _look_at_lanes(world, life, asked, rejected)
+            _look_at_stopped_lanes(life, asked, rejected)
+
+
+def _asked_in(world: World, records: Records, life: Life) -> list[Asked]:
+    """What a life has asked; without the failures that it was told once more after a retry that had never arrived."""
+    retries = [retry for record in records.items for retry in record.retries_never_taken]
+    again = {job_id: sent_in for job_id, sent_in, found_in in retries if found_in == life.number}
+    told, asked = set(), []
+    for each in world.books.asked:
+        if each.life != life.number:
+            continue
+        is_end = each.operation == "status" and each.outcome == "ended" and each.job is not None
+        if is_end and each.job is not None and each.job.job_id in again:
+            if again[each.job.job_id] < life.number or each.job.job_id in told:
+                continue
+            told.add(each.job.job_id)
+        asked.append(each)
+    return asked
 
 
 def _look_at_budget(world: World, lives: Sequence[Life]) -> None:
@@ -123,9 +141,8 @@ def _look_at_lifetimes(world: World) -> None:
         )
 
 
-def _look_at_lanes(world: World, life: Life, rejected: Rejected) -> None:
+def _look_at_lanes(world: World, life: Life, asked: Sequence[Asked], rejected: Rejected) -> None:
     """After two equal faults in a row nothing more of their LoRA set is bought; without one, of their workflow."""
-    asked = [each for each in world.books.asked if each.life == life.number]
     if any(each.outcome == "gone" for each in asked) or life.options.pace.run_rate < FREE_RATE:
         return  # the books know neither when a loss was believed, nor what had its leave and waited for its token
     lanes: dict[str | None, list[Asked]] = defaultdict(list)
@@ -180,9 +197,8 @@ def _hold_nothing_bought(world: World, life: Life, asked: Sequence[Asked], end: 
     hold(not late, f"{end.code} came once too often in life {life.number}, and {late} were bought all the same")
 
 
-def _look_at_stopped_lanes(world: World, life: Life, rejected: Rejected) -> None:
+def _look_at_stopped_lanes(life: Life, asked: Sequence[Asked], rejected: Rejected) -> None:
     """What a lane is stopped for was met so often in that life."""
-    asked = [each for each in world.books.asked if each.life == life.number]
     met = Counter(end.code for end in _ends(asked, rejected))
     met["lost"] = len({each.subject for each in asked if each.outcome == "gone"})
     met["unreachable"] = sum(each.outcome == "unknown" and each.operation == "run" for each in asked)

@@ -186,7 +186,7 @@ def indexed(wishes: tuple[Wish, ...]) -> list[IndexedWant]:
 
 def request_of(wish: Wish) -> dict[str, Any] | None:
     """What adds a row to a run that goes on; None: it cannot be added."""
-    if wish.kind in ("in memory", "oversize", "edited workflow"):
+    if wish.kind in ("in memory", "oversize", "edited workflow", "again"):  # which is two images by being named twice
         return None
     request = {"prompt": wish.prompt, "width": 16, "height": 16, "steps": wish.steps, **_fields(wish)}
     return request if wish.lora is None else {**request, "lora_name": wish.lora}

@@ -129,6 +129,19 @@ class Record:
                 never_taken.add(accepted)
         return frozenset(never_taken)
 
+    @property
+    def retries_never_taken(self) -> list[tuple[str, int, int]]:
+        """Of each such retry its job, the life that meant to send it, and the one that found out."""
+        found, jobs, job_id, sent_in = [], iter(self.jobs), "", 0
+        for move in self.moves:
+            if move.target == "submitting":
+                sent_in = move.life
+            elif (move.source, move.target) == ("submitting", "accepted") and move not in self.never_taken:
+                job_id = next(jobs).job_id
+            elif move.takes_back_retry:
+                found.append((job_id, sent_in, move.life))
+        return found
+
     def subject_after(self, life: int) -> Subject | None:
         """With the seed that it had when that life was over, as the next job tells; None: none was bought with it."""
         seed, is_rerolled, jobs = None, False, iter(self.jobs)
