@@ -228,7 +228,7 @@ def _said_loras(loras: Sequence[Lora], style: Style | None) -> dict[str, Any]:
     elif own is not None:
         said["lora_name"] = "None"
     cine = with_suffix(CINE_LORA)
-    characters = [lora for lora in rest if lora.name != cine]
+    characters = list({_short(lora.name): lora for lora in reversed(rest) if lora.name != cine}.values())[::-1]
     names = tuple(_short(lora.name) for lora in characters)
     if names:
         said["character_loras"] = _said_characters(characters, names, style)

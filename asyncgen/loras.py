@@ -90,45 +90,59 @@ def check_character_set(names: Sequence[str]) -> None:
     Raises `InputError` for a strength that is no number, a name that is there twice, and `none` beside others.
     """
     said, met = ",".join(names), set[str]()
-    for number, text in enumerate(names):
-        name, colon, strength = (part.strip() for part in text.partition(":"))
-        message = ""
-        if name.lower() == "none":
+    for text in names:
+        message = _problem(text, met)
+        if not text.strip():
+            message = f"{text!r:.60} is no name"
+        elif _taken_apart(text)[0].strip().lower() == "none":
             message = "'none' stands alone: leave it out, or make it a set of its own"
-        elif not name or (colon and not _NUMBER.fullmatch(strength)):
-            message = f"{text!r:.60} is no NAME:STRENGTH: a strength is a number, such as {name or 'NAME'}:0.8"
-        elif number and _NUMBER.fullmatch(name):
-            message = f"{text!r:.60} is no name: a strength is written with a point, such as 0.5"
-        elif with_suffix(name) in met:
-            message = f"{name!r:.60} is there twice: name it once"
         if message:
             raise InputError(f"in the set {said!r:.100} of --character, {message}", field="characters")
-        met.add(with_suffix(name))
 
 
 def _characters(given: Sequence[str], usual_strength: float) -> Iterator[tuple[str, float]]:
     """Name and unscaled strength of every character that counts."""
     if isinstance(given, str):
         raise InputError(f"give a list of names, not the one text {given!r}", field="character_loras")
+    met = set[str]()
     for text in given:
         if not isinstance(text, str):
             raise InputError(f"a character LoRA is NAME or NAME:STRENGTH, not {text!r}", field="character_loras")
-        name, strength = _name_and_strength(text, usual_strength)
+        if not names_a_lora(text):
+            continue
+        if message := _problem(text, met):
+            raise InputError(message, field="character_loras")
+        name, tail = _taken_apart(text)
+        strength = usual_strength if tail is None else _own_strength(text, tail)
         if names_a_lora(name):
             yield name, strength
 
 
-def _name_and_strength(text: str, usual_strength: float) -> tuple[str, float]:
-    """`NAME:0.8` taken apart; a colon that no number follows belongs to the name."""
-    name, colon, tail = text.rpartition(":")
-    if not colon or (tail.strip() and not _NUMBER.fullmatch(tail.strip())):
-        return text, usual_strength
-    if not tail.strip() or not name.strip():
-        raise InputError(f"a character LoRA is NAME or NAME:STRENGTH, not {text!r}", field="character_loras")
-    strength = float(tail.strip())  # float() takes fewer characters for blanks than strip()
-    if not math.isfinite(strength) or abs(strength) > MAX_STRENGTH:
+def _taken_apart(text: str) -> tuple[str, str | None]:
+    """Name and strength of `NAME:0.8`, None where none is said; a colon before the last one belongs to the name."""
+    name, colon, strength = text.rpartition(":")
+    return (name, strength.strip()) if colon else (text, None)  # float() would leave some blanks
+
+
+def _problem(text: str, met: set[str]) -> str:
+    """What is wrong with a character that stands behind those met, which it is added to; an empty text: nothing."""
+    name, strength = _taken_apart(text)
+    name = name.strip()
+    if strength is not None and (not name or not _NUMBER.fullmatch(strength)):
+        return f"{text!r:.60} is no NAME:STRENGTH: a strength is a number, such as {name or 'NAME'}:0.8"
+    if met and _NUMBER.fullmatch(name):
+        return f"{text!r:.60} is no name: a strength is written with a point, such as 0.5"
+    if with_suffix(name) in met:
+        return f"{name!r:.60} is there twice: name it once"
+    met.add(with_suffix(name))
+    return ""
+
+
+def _own_strength(text: str, strength: str) -> float:
+    value = float(strength)
+    if not math.isfinite(value) or abs(value) > MAX_STRENGTH:
         raise InputError(f"a strength lies between -10 and 10, not as in {text!r}", field="character_loras")
-    return name, strength
+    return value
 
 
 def _factor(factors: Sequence[float], count: int) -> float:

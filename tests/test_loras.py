@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.errors import InputError
-from asyncgen.loras import CINE_LORA, Lora, stack_loras, with_suffix
+from asyncgen.loras import CINE_LORA, Lora, check_character_set, stack_loras, with_suffix
+from asyncgen.request import parse_request
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_. -]{0,12}[A-Za-z0-9]", fullmatch=True).filter(lambda n: n.lower() != "none")
 STRENGTHS = st.floats(-10, 10)
+EMPTY = st.lists(st.sampled_from(["", "None"]), max_size=3)
+CHARACTERS = st.tuples(st.lists(NAMES, max_size=6, unique=True), EMPTY).map(lambda parts: [*parts[0], *parts[1]])
 
 
 def test_the_order_is_style_then_characters_then_film() -> None:
@@ -55,16 +58,33 @@ def test_a_character_of_its_own_strength_is_scaled_like_the_others() -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("a:b", "a:b"),
         ("a:b:0.5", "a:b"),
-        ("a:v2", "a:v2"),
-        ("a:2024_01", "a:2024_01"),
+        ("a:v2:1", "a:v2"),
         ("bob.safetensors:1", "bob"),
         ("bob:\x1d.5\u3000", "bob"),
     ],
 )
-def test_only_a_number_after_the_last_colon_is_a_strength(text: str, name: str) -> None:
+def test_what_follows_the_last_colon_is_the_strength(text: str, name: str) -> None:
     assert stack_loras(character_loras=[text])[0].name == f"{name}.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("ann:abc", "'ann:abc' is no NAME:STRENGTH: a strength is a number, such as ann:0.8"),
+        ("a:b", "'a:b' is no NAME:STRENGTH"),
+        ("a:2024_01", "'a:2024_01' is no NAME:STRENGTH"),
+        ("ann:0,5", "'5' is no name: a strength is written with a point"),
+        ("ann,ann", "'ann' is there twice"),
+        ("ann:0.5,bob,ann.safetensors:0.5", "'ann.safetensors' is there twice"),
+    ],
+)
+def test_a_row_is_refused_characters_that_an_option_is_refused(row: str, message: str) -> None:
+    characters = parse_request({"prompt": "a fox", "character_loras": row}).character_loras
+    with pytest.raises(InputError, match=message):
+        stack_loras(character_loras=characters)
+    with pytest.raises(InputError, match=f"in the set '{row}' of --character, {message}"):
+        check_character_set(characters)
 
 
 @pytest.mark.parametrize("text", ["bob:", ":0.5", "bob:11", "bob:-10.5", "bob:nan", "bob:inf", "bob:1e9"])
@@ -103,7 +123,7 @@ def test_the_suffix_is_added_once(name: str, file: str) -> None:
     assert with_suffix(with_suffix(name)) == file
 
 
-@given(st.none() | NAMES, STRENGTHS, st.lists(st.sampled_from(["", "None"]) | NAMES, max_size=6), STRENGTHS, STRENGTHS)
+@given(st.none() | NAMES, STRENGTHS, CHARACTERS, STRENGTHS, STRENGTHS)
 def test_every_named_lora_is_in_the_stack_once_and_in_order(
     style: str | None, strength: float, characters: list[str], character_strength: float, cine: float
 ) -> None:
@@ -114,7 +134,7 @@ def test_every_named_lora_is_in_the_stack_once_and_in_order(
     assert all(-10 <= lora.strength <= 10 and lora.strength == round(lora.strength, 4) for lora in stack)
 
 
-@given(st.lists(NAMES, min_size=1, max_size=6), STRENGTHS)
+@given(st.lists(NAMES, min_size=1, max_size=6, unique=True), STRENGTHS)
 def test_an_own_strength_equal_to_the_usual_one_changes_nothing(names: list[str], strength: float) -> None:
     said = [f"{name}:{strength!r}" for name in names]
     assert stack_loras(character_loras=said) == stack_loras(character_loras=names, character_lora_strength=strength)
