@@ -136,18 +136,20 @@ class _Check:
         message = _type_fault(declared.kind, value)
         if message is not None:
             return message
+        if declared.choices is not None:
+            return self._choice_fault(node, declared, declared.choices, value)
         if is_number(value):
             return _range_fault(declared, value)
         if declared.name == "filename_prefix" and isinstance(value, str):
             return _prefix_fault(value)
-        return self._choice_fault(node, declared, value)
+        return None
 
-    def _choice_fault(self, node: str, declared: InputSchema, value: Any) -> str | None:
-        if declared.choices is None or value in declared.choices or (node, declared.name) in self.sent_pictures:
+    def _choice_fault(self, node: str, declared: InputSchema, listed: Collection[Any], value: Any) -> str | None:
+        if value in listed or (node, declared.name) in self.sent_pictures:
             return None
         if declared.lists_files and not self.schemas.is_own:
-            return None
-        choices = [str(choice) for choice in declared.choices]
+            return None if isinstance(value, str) and value else f"must be the name of a file, not {value!r}"
+        choices = [str(choice) for choice in listed]
         if not choices:
             return f"{value!r} is not there: the server has no file for this input"
         shown = ", ".join(choices[:_MOST_CHOICES_SHOWN]) + (", …" if len(choices) > _MOST_CHOICES_SHOWN else "")

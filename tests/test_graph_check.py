@@ -71,6 +71,14 @@ def test_nor_on_the_server_that_ran_it(name: str) -> None:
         (changed("14", width=1365), "14", "width", "would make 1360 of it"),
         (changed("7", height=765), "7", "height", "multiple of 8"),
         (changed("11", sampler_name="eular"), "11", "sampler_name", "did you mean euler"),
+        (changed("11", sampler_name=5), "11", "sampler_name", "5 is not one of euler"),
+        (changed("12", scheduler=5.5), "12", "scheduler", "5.5 is not one of"),
+        (changed("12", scheduler=10**30), "12", "scheduler", "is not one of simple"),
+        (changed("2", type=5), "2", "type", "5 is not one of"),
+        (changed("1", unet_name=None), "1", "unet_name", "must be the name of a file, not None"),
+        (changed("1", unet_name=True), "1", "unet_name", "must be the name of a file, not True"),
+        (changed("1", unet_name=5), "1", "unet_name", "must be the name of a file, not 5"),
+        (changed("1", unet_name=""), "1", "unet_name", "must be the name of a file, not ''"),
         (changed("30", GRAPHS["text2img_upscale"], model_name=["31", 9]), "30", "model_name", "has 1"),
         (changed("7", model=["99", 0]), "7", "model", "node 99, which the graph does not have"),
         (changed("7", model=["6", 3]), "7", "model", r"output 3 of node 6 \(TeaCache\), which has 1"),
@@ -103,6 +111,8 @@ def test_files_are_compared_only_with_the_lists_of_the_server_that_will_run_the_
     (problem,) = problems(graph, THEIRS)
     assert (problem.node, problem.input) == ("1", "unet_name")
     assert "did you mean flux1-dev-fp8.safetensors" in problem.message
+    (number,) = problems(changed("1", unet_name=7), THEIRS)
+    assert number.message.startswith("7 is not one of")
 
 
 def test_choices_in_the_new_spelling_are_checked_as_those_in_the_old() -> None:
