@@ -61,6 +61,12 @@ def find_bindings(graph: Graph, schemas: NodeSchemas) -> Findings:
     return _Finder(graph, schemas).found()
 
 
+def picture_places(graph: Graph, schemas: NodeSchemas) -> list[tuple[str, str]]:
+    """The inputs, as (node, input), whose picture would be sent along with a job."""
+    known = ((node, schemas.get(body["class_type"])) for node, body in graph.items())
+    return [(node, "image") for node, schema in known if schema is not None and _loads_picture(schema)]
+
+
 @dataclass(slots=True)
 class _Finder:
     graph: Graph
@@ -139,7 +145,9 @@ class _Finder:
         schema, inputs = self._schema(node), self.graph[node]["inputs"]
         for name, declared in schema.inputs.items():
             found = link(inputs.get(name))
-            if declared.kind in kinds and found is not None and found[0] in self.graph:
+            if declared.kind not in kinds or found is None or found[0] not in self.graph:
+                continue
+            if self._schema(found[0]).output_kind(found[1]) is not None:
                 yield name, *found
 
     def _way(self, node: str, kind: str) -> list[str]:
@@ -306,19 +314,13 @@ class _Finder:
     def _pictures(self, needed: Collection[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for node in needed:
-            if self._loads_picture(node):
+            if _loads_picture(self._schema(node)):
                 found.setdefault(self._part_of(node, needed), []).append(node)
         for name, nodes in found.items():
             if len(nodes) > 1:
                 listed = ", ".join(self._called(node) for node in nodes)
                 raise WorkflowError(f"several pictures play the part of {name}: {listed}; leave one, or bind by hand")
         return found
-
-    def _loads_picture(self, node: str) -> bool:
-        schema = self._schema(node)
-        image = schema.inputs.get("image")
-        makes = {kind for _, kind in schema.outputs}
-        return image is not None and image.choices is not None and bool(makes & {_IMAGE, _MASK})
 
     def _part_of(self, node: str, needed: Collection[str]) -> str:
         """What a picture is for, by where it goes: a mask, what a control net looks at, or where it all begins."""
@@ -450,6 +452,12 @@ class _Finder:
             raise WorkflowError(f"no seed leads to {self._called(samplers[0])}: every image would be the same")
         if not samplers and not pictures and not {"width", "height"} & self.places.keys():
             self.notes.append("nothing is sampled and no picture is taken: every job makes the same picture")
+
+
+def _loads_picture(schema: NodeSchema) -> bool:
+    image = schema.inputs.get("image")
+    makes = {kind for _, kind in schema.outputs}
+    return image is not None and image.choices is not None and bool(makes & {_IMAGE, _MASK})
 
 
 def _names_file(declared: InputSchema) -> bool:

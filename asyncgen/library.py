@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from asyncgen import assets
-from asyncgen.binding import Findings, find_bindings
+from asyncgen.binding import Findings, find_bindings, picture_places
 from asyncgen.documents import parse_json
 from asyncgen.errors import WorkflowError
-from asyncgen.graph import check_shape
+from asyncgen.graph import Graph
 from asyncgen.graph_check import Problem, problems
 from asyncgen.lora_nodes import LoraStack
 from asyncgen.node_schema import NodeSchemas, parse_object_info, shipped_schemas
@@ -100,22 +100,15 @@ def faults(template: Template, schemas: NodeSchemas | None = None) -> list[Probl
     return problems(template.graph, schemas or schemas_of(template), template.sent_pictures)
 
 
-def faults_found(graph: Any, findings: Findings, schemas: NodeSchemas) -> list[Problem]:
-    """What is wrong with a graph that is to be added, the pictures that its bindings send apart."""
-    places = (place for bound in findings.bindings.get("images", {}).values() for place in bound)
-    return problems(graph, schemas, [(place["node"], place["input"]) for place in places])
+def faults_of_graph(graph: Graph, schemas: NodeSchemas) -> list[Problem]:
+    """What is wrong with a graph that has no bindings, the pictures that they would send apart."""
+    return problems(graph, schemas, picture_places(graph, schemas))
 
 
-def find(graph_file: Path, schemas: NodeSchemas) -> tuple[Any, Findings]:
-    """The graph of a file and its bindings. Raises `WorkflowError` naming the file, for what cannot be bound."""
+def bound(graph_file: Path, graph: Graph, schemas: NodeSchemas) -> Findings:
+    """The bindings of a file's graph. Raises `WorkflowError` naming the file, for what cannot be bound."""
     try:
-        graph = parse_json(graph_file.read_text(encoding="utf-8-sig"))
-        check_shape(graph)
-        return graph, find_bindings(graph, schemas)
-    except OSError as error:
-        raise WorkflowError(f"cannot be read: {error.strerror}", where=str(graph_file)) from None
-    except ValueError as error:
-        raise WorkflowError(f"is not valid JSON: {error}", where=str(graph_file)) from None
+        return find_bindings(graph, schemas)
     except WorkflowError as error:
         raise error.at(str(graph_file)) from None
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from asyncgen import library
 from asyncgen.console import print_json, print_table, say, with_exit_code
+from asyncgen.errors import WorkflowError
 from asyncgen.exits import Exit
 from asyncgen.graph_check import Problem
 from asyncgen.lora_nodes import LoraStack
 from asyncgen.node_schema import NodeSchemas, parse_object_info, shipped_schemas
 from asyncgen.settings import user_folder
-from asyncgen.template import Template
+from asyncgen.template import Template, load_graph
 from asyncgen.workflow import warnings
 
 _COLUMNS = ("workflow", "what it does", "pictures", "LoRAs", "custom nodes", "model files")
@@ -89,15 +90,22 @@ def _parameters(template: Template) -> Iterator[tuple[str, str, str | None]]:
 @with_exit_code
 def check_workflow(name: str, object_info: str | None, *, as_json: bool) -> Exit:
     """`asyncgen workflows check`."""
-    template = Template.load(name, user_folder())
     _, schemas = _schemas(object_info)
-    problems = library.faults(template, schemas)
+    known = schemas or shipped_schemas()
+    try:
+        template = Template.load(name, user_folder())
+    except WorkflowError as error:
+        graph = load_graph(name, user_folder())
+        called, problems = Path(name).stem, [*library.faults_of_graph(graph, known), Problem(str(error))]
+    else:
+        known = schemas or library.schemas_of(template)
+        called, problems = template.name, library.faults(template, known)
     if as_json:
-        print_json({"name": template.name, "problems": [asdict(problem) for problem in problems]})
+        print_json({"name": called, "problems": [asdict(problem) for problem in problems]})
     else:
         _print_problems(problems)
-        whose = "your server's" if (schemas or library.schemas_of(template)).is_own else "asyncgen's own"
-        say(f"{template.name}: {len(problems) or 'no'} problems, by {whose} list of node classes")
+        whose = "your server's" if known.is_own else "asyncgen's own"
+        say(f"{called}: {len(problems) or 'no'} problems, by {whose} list of node classes")
     return Exit.BAD_INPUT if problems else Exit.DONE
 
 
@@ -111,11 +119,12 @@ def add_workflow(file: Path, name: str | None, object_info: str | None, *, repla
     """`asyncgen workflows add`."""
     value, schemas = _schemas(object_info)
     known = schemas or shipped_schemas()
-    graph, findings = library.find(file, known)
-    if problems := library.faults_found(graph, findings, known):
+    graph = load_graph(file)
+    if problems := library.faults_of_graph(graph, known):
         _print_problems(problems)
         say(f"{file} was not added: mend this first")
         return Exit.BAD_INPUT
+    findings = library.bound(file, graph, known)
     template = Template.from_json(name or file.stem, graph, findings.bindings, schemas)
     paths = library.add(template.name, graph, findings.bindings, value, user_folder(), replace=replace)
     if as_json:

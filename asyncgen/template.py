@@ -33,7 +33,7 @@ from typing import Any, Final
 from asyncgen import assets
 from asyncgen.documents import parse_json
 from asyncgen.errors import WorkflowError
-from asyncgen.graph import Graph, check_keys, check_shape, consumers, is_number, link, literal, nearest
+from asyncgen.graph import Graph, called, check_keys, check_shape, consumers, is_number, link, literal, nearest
 from asyncgen.lora_nodes import LoraChain, LoraStack, parse_lora_stack
 from asyncgen.loras import with_suffix
 from asyncgen.node_schema import NodeSchemas, parse_object_info
@@ -130,14 +130,13 @@ class Template:
         A file needs its bindings beside it. Raises `WorkflowError` naming file, node and input of what is wrong.
         """
         path = _located(name_or_path, user_folder)
-        with _naming(path):
-            graph = _read_json(path)
-            check_shape(graph)
+        graph = _read_graph(path)
         bindings_path, schemas_path = path.with_suffix(BINDINGS_SUFFIX), path.with_suffix(SCHEMAS_SUFFIX)
         if not bindings_path.is_file():
             raise WorkflowError(
-                f"the bindings file is missing: write {bindings_path.name} beside the graph, to say which node input "
-                "takes which parameter",
+                f"the bindings file is missing, which says which node input takes which parameter: `asyncgen workflows "
+                f"add {path.name}` finds that out and keeps the graph as a workflow; or write {bindings_path.name} "
+                "beside the graph",
                 where=str(path),
             )
         schemas = None
@@ -193,6 +192,11 @@ def _number_like(literal: int | float, value: int | float) -> int | float:
     return other if other == value else value
 
 
+def load_graph(name_or_path: str | Path, user_folder: Path | None = None) -> Graph:
+    """The graph alone of a workflow that `Template.load` finds, with bindings or without. Raises `WorkflowError`."""
+    return _read_graph(_located(name_or_path, user_folder))
+
+
 # Files ------------------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +244,13 @@ def _naming(path: Path) -> Iterator[None]:
         raise error.at(str(path)) from error.__cause__
 
 
+def _read_graph(path: Path) -> Graph:
+    with _naming(path):
+        graph: Graph = _read_json(path)
+        check_shape(graph)
+    return graph
+
+
 def _read_json(path: Path) -> Any:
     try:
         return parse_json(path.read_text(encoding="utf-8-sig"))
@@ -280,7 +291,10 @@ def _binding(graph: Graph, parameter: str, place: Any) -> Binding:
     suffix = place.get("file_suffix")
     own = literal(graph, place["node"], place["input"], f"the parameter {parameter!r}")
     if suffix is not None and not (isinstance(suffix, str) and suffix.startswith(".") and isinstance(own, str)):
-        raise WorkflowError(f"{what}: a file_suffix is like '.safetensors', on an input with a file name")
+        raise WorkflowError(
+            f"{what}: a file_suffix is like '.safetensors', on an input with a file name, and "
+            f"{called(graph, place['node'])}, input {place['input']}, has {own!r}"
+        )
     return Binding(parameter, place["node"], place["input"], own, suffix)
 
 

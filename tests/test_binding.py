@@ -199,6 +199,7 @@ PREVIEW = {"class_type": "PreviewImage", "inputs": {"images": ["16", 0]}}
     [
         ({**GRAPHS["text2img"], "17": PREVIEW}, "saves a picture"),
         (without(GRAPHS["text2img"], "10", "conditioning"), "no text leads to node 15"),
+        (with_input(GRAPHS["text2img"], "9", conditioning=["8", 7]), "no text leads to node 15"),
         (without(GRAPHS["text2img"], "15", "noise"), "no seed"),
         ({**GRAPHS["text2img"], "3": {"class_type": "MyLoader", "inputs": {}}}, "node 3 .MyLoader.*--object-info"),
         (

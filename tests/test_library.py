@@ -339,7 +339,7 @@ def test_a_class_of_another_spelling_and_a_missing_strength_are_told_with_node_a
     path.write_text(json.dumps(graph), encoding="utf-8")
     told = cli(tmp_path, "workflows", "add", "my_api.json", "--object-info", str(OBJECT_INFO))
     assert told.code == 2
-    assert "node 15 'KSampler' (KSamplr): the server has no such node class (did you mean KSampler?)" in told.err
+    assert "node 15 'KSampler' (KSamplr): the server has no such node class (did you mean KSampler?)" in told.out
 
 
 @pytest.mark.anyio
@@ -378,15 +378,48 @@ def test_what_is_wrong_with_a_graph_keeps_it_from_being_added(tmp_path: Path) ->
         ('{"nodes": [], "links": []}', "an export of the user interface"),
         ("{", "is not valid JSON"),
         ("[]", "is not a graph"),
-        ('{"1": {"class_type": "EmptyImage", "inputs": {}}}', "no node of the graph saves a picture"),
+        ('{"1": {"class_type": "EmptyImage", "inputs": {}}}', "add a node that saves the picture"),
     ],
 )
 def test_what_is_no_graph_is_refused_with_the_reason(tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "my_api.json").write_text(content, encoding="utf-8")
     refused = cli(tmp_path, "workflows", "add", "my_api.json")
     assert refused.code == 2
-    assert words in refused.err
-    assert "my_api.json" in refused.err
+    assert words in refused.out + refused.err
+    assert "my_api.json" in refused.out + refused.err
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "words"),
+    [
+        (["8", 7], r"leads to output 7 of node 8 (CLIPTextEncode), which has 1"),
+        (["999", 0], "leads to node 999, which the graph does not have"),
+        (["3", 0], "takes CONDITIONING, and output 0 of node 3 (VAELoader) is VAE"),
+        (["9", 0], "the links go round in a circle: 9 → 9"),
+    ],
+)
+def test_a_broken_link_on_the_way_of_the_text_is_named_and_not_the_text_that_is_missed(
+    tmp_path: Path, conditioning: list[Any], words: str
+) -> None:
+    path = own(tmp_path, "text2img")
+    graph = json.loads(path.read_text("utf-8"))
+    graph["9"]["inputs"]["conditioning"] = conditioning
+    path.write_text(json.dumps(graph), encoding="utf-8")
+    for command in ("add", "check"):
+        refused = cli(tmp_path, "workflows", command, "my_api.json")
+        assert refused.code == 2, refused.err
+        assert words in refused.out
+        assert "circle" in words or "node 9 (FluxGuidance), input conditioning: " in refused.out
+        assert "no text leads" not in refused.out + refused.err
+
+
+def test_a_graph_without_bindings_is_checked_and_told_how_to_get_them(tmp_path: Path) -> None:
+    own(tmp_path)
+    checked = cli(tmp_path, "workflows", "check", "my_api.json")
+    assert checked.code == 2
+    assert "the bindings file is missing" in checked.out
+    assert "`asyncgen workflows add my_api.json`" in checked.out
+    assert "my_api: 1 problems" in checked.out
 
 
 @pytest.mark.parametrize("source", ["nothing.json", "http://127.0.0.1:9/object_info"])
