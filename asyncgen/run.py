@@ -280,7 +280,8 @@ def new_planner(
     pictures: Pictures | None = None,
     presign: Presign | None = None,
 ) -> Planner:
-    """The planner of one run."""
+    """The planner of one run. Raises `SettingsError` for a misspelt mode."""
+    settings.check_mode()
     if settings.unknown_mode is not None:
         log.warning("%s", settings.unknown_mode)
     workflow = settings.workflow_name()

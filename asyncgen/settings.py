@@ -286,8 +286,9 @@ class Settings(BaseSettings):
     def endpoint_id(self) -> str:
         """The endpoint to send to: `endpoint` if given, else the mode's; the 100 endpoint serves where no other is set.
 
-        Raises `SettingsError` naming the variables that would have answered.
+        Raises `SettingsError` naming the variables that would have answered, and for a misspelt mode.
         """
+        self.check_mode()
         if self.endpoint:
             return self.endpoint
         candidates = _MODE_ENDPOINTS.get(self.mode, _OTHER_MODES)
@@ -307,13 +308,26 @@ class Settings(BaseSettings):
 
     @property
     def unknown_mode(self) -> str | None:
-        """Words about a mode that nobody knows, where it chooses anything; None: there is nothing to say."""
-        if self.mode in _MODE_ENDPOINTS or (self.endpoint and self.workflow):
+        """Words about a mode that resembles none there is, where it chooses anything; None: there is nothing to say."""
+        if self._knows_mode or self._near_mode is not None:
             return None
+        stands_for = f"{variable_of(_OTHER_MODES[0])} and V4"
+        return f"there is no mode {self.mode!r}, which stands for {stands_for}; there are: {', '.join(_MODE_ENDPOINTS)}"
+
+    def check_mode(self) -> None:
+        """Raises `SettingsError` for a mode that is nearly a known one, where it chooses anything: it is misspelt."""
+        if not self._knows_mode and self._near_mode is not None:
+            message = f"there is no mode {self.mode!r}; did you mean {self._near_mode!r}? mend --mode or the variable"
+            raise SettingsError(message, field=variable_of("mode"))
+
+    @property
+    def _knows_mode(self) -> bool:
+        return self.mode in _MODE_ENDPOINTS or bool(self.endpoint and self.workflow)
+
+    @property
+    def _near_mode(self) -> str | None:
         known = {name.lower(): name for name in _MODE_ENDPOINTS}
-        close = get_close_matches(self.mode.lower(), known, n=1)
-        hint = f"did you mean {known[close[0]]!r}?" if close else f"there are: {', '.join(_MODE_ENDPOINTS)}"
-        return f"there is no mode {self.mode!r}, which stands for {variable_of(_OTHER_MODES[0])} and V4; {hint}"
+        return next((known[name] for name in get_close_matches(self.mode.lower(), known, n=1)), None)
 
     def require_api_key(self) -> str:
         """The key's text. Raises `SettingsError` when there is none, or it could not be sent as a header."""

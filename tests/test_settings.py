@@ -178,20 +178,39 @@ def test_a_mode_chooses_the_workflow_that_its_models_are_for(mode: str, workflow
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [
-        ({"mode": "new-pre"}, "there is no mode 'new-pre', .*RUNPOD_SERVER_150_ID and V4; did you mean 'new_pre'"),
-        ({"mode": "posterframeregeneration"}, "did you mean 'posterFrameRegeneration'"),
-        ({"mode": "xyz", "endpoint": "own"}, "there are: wizard, new_pre, posterFrameRegeneration"),
+        ({"mode": "xyz"}, "there is no mode .xyz., .*RUNPOD_SERVER_150_ID and V4; there are: wizard, new_pre, "),
         ({"mode": "xyz", "endpoint": "own", "workflow": "pose"}, None),  # it chooses nothing
+        ({"mode": "new-pre", "endpoint": "own", "workflow": "pose"}, None),
         ({"mode": "new_pre"}, None),
         ({}, None),
     ],
 )
-def test_a_mode_that_nobody_knows_is_told_once_with_the_nearest(
+def test_a_mode_that_resembles_none_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, chosen: dict[str, str], told: str | None
 ) -> None:
     generator = ImageGenerator(load_settings(output_root=tmp_path, **chosen), sandbox=True)
     assert generator.planner is generator.planner
     assert [re.search(told or "", record.getMessage()) is not None for record in caplog.records] == [True][: bool(told)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "meant"),
+    [
+        ("new-pre", "new_pre"),
+        ("new_pree", "new_pre"),
+        ("Wizard", "wizard"),
+        ("posterframeregeneration", "posterFrameRegeneration"),
+    ],
+)
+@pytest.mark.parametrize("chosen", [{}, {"endpoint": "own"}, {"workflow": "pose"}])
+def test_a_misspelt_mode_is_refused_before_anything_is_planned_or_sent(
+    mode: str, meant: str, chosen: dict[str, str]
+) -> None:
+    settings = load_settings(mode=mode, **chosen, **ENDPOINTS)
+    with pytest.raises(SettingsError, match=f"ASYNCGEN_MODE: there is no mode '{mode}'; did you mean '{meant}'"):
+        settings.endpoint_id()
+    with pytest.raises(SettingsError, match=f"did you mean '{meant}'"):
+        _ = ImageGenerator(settings).planner
 
 
 @pytest.mark.parametrize("missing", ["server_schnell_id", "server_poster_id"])
