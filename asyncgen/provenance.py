@@ -29,7 +29,7 @@ from asyncgen.containers import (
 )
 from asyncgen.exif import exif_of, texts_in
 from asyncgen.graph import Graph
-from asyncgen.records import Spec, Want
+from asyncgen.records import SANDBOX, Spec, Want
 from asyncgen.request import INPUT_PICTURES
 from asyncgen.url_secrets import without_secrets
 
@@ -71,7 +71,8 @@ _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ff
 _SECRET: Final = re.compile(r"api_?key|password|secret|token$|credential", re.IGNORECASE)
 #: Where none of these is in the JSON of a graph, neither a secret's name nor a URL is.
 _SUSPECT: Final = ("apikey", "api_key", "password", "secret", "token", "credential", "http://", "https://")
-_BASIC: Final = ("format", "asyncgen", "request_id", "seed", "digital_source_type")
+# The realm is said of what the sandbox has made: it must never pass for a real picture.
+_BASIC: Final = ("format", "asyncgen", "request_id", "realm", "seed", "digital_source_type")
 _NOT_TOLD: Final = frozenset({"model_urls", "sent_pictures", "unused"})
 # The prompt stands beside the request; the others may say where its owner keeps files.
 _LEFT_OUT_OF_REQUEST: Final = frozenset({"prompt", *INPUT_PICTURES, "filename"})
@@ -124,7 +125,8 @@ def provenance_of(
         "replica": want.replica,
     }
     if level == "basic":
-        return Provenance({name: record[name] for name in _BASIC}, None, others_are_kept=False)
+        basic = {name: record[name] for name in _BASIC if name != "realm" or realm == SANDBOX}
+        return Provenance(basic, None, others_are_kept=False)
     return Provenance(record, None if graph is None else _graph_json(graph))
 
 

@@ -26,7 +26,7 @@ from asyncgen.marking import Marking
 from asyncgen.origins import Origin, origin_of
 from asyncgen.plan import Planner
 from asyncgen.provenance import MADE_BY_AI, MADE_WITH_AI, Level
-from asyncgen.records import PLATFORM
+from asyncgen.records import PLATFORM, SANDBOX
 from asyncgen.registry import StylesRegistry
 from asyncgen.request import parse_request
 from tests.support import KEY, open_sandbox, wired
@@ -53,11 +53,11 @@ def png_texts(**texts: str) -> PngInfo:
     return info
 
 
-def marked(data: bytes, level: Level = "full", count: int = 1, **fields: Any) -> bytes:
+def marked(data: bytes, level: Level = "full", count: int = 1, realm: str = PLATFORM, **fields: Any) -> bytes:
     """The file that is kept of a worker's picture."""
     said = {"prompt": "a fox", "style_id": "1", "width": 64, "height": 64, "character_loras": ["anna"], **fields}
     want = PLANNER.want(parse_request(said), 0)
-    marks = Marking(PLANNER, level, PLATFORM, "tales", {}).marks(want, "img_0123abcd", 2**64 - 1, count)
+    marks = Marking(PLANNER, level, realm, "tales", {}).marks(want, "img_0123abcd", 2**64 - 1, count)
     picture = images.check(data, marks(count))
     file = picture.as_file().data
     assert (len(file), images.check(file).sha256) == (picture.size_bytes, picture.sha256)
@@ -199,6 +199,13 @@ def test_basic_says_nothing_of_the_prompt_not_even_the_workers_words(name: str) 
     assert (origin.seed, origin.prompt, origin.loras) == (2**64 - 1, None, ())
     assert set(origin.record or ()) == {"format", "asyncgen", "request_id", "seed", "digital_source_type"}
     assert not any(word in file for word in (b"secret", b"tales", "secret".encode("utf-16-be"), b"anna"))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_basic_says_of_the_sandboxes_pictures_whose_they_are(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(marked(PICTURES[name], "basic", realm=SANDBOX))
+    assert "in its sandbox, made by AI" in CliRunner().invoke(app, ["show", str(path)]).output
 
 
 def test_what_the_worker_wrote_stays_unless_it_says_the_same() -> None:
