@@ -105,7 +105,7 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
     if found.jobs_unknown:
         yield (
             f"time and cost of {found.jobs_unknown} of them are unknown: the ledger has no finished job of their lane; "
-            "--pilot N measures, --seconds-per-image says"
+            "--pilot N measures, asyncgen plan --seconds-per-image says"
         )
     if known and found.worker_seconds is not None:
         of_known = "" if not found.jobs_unknown else f", of the {known} that are known"
@@ -114,7 +114,7 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
             on_workers = f"on {counted(found.workers or 0, 'worker')}"
             yield f"{on_workers} {range_text(found.seconds, duration)}, their cold starts apart"
         else:
-            yield "so long on one worker; divide by as many as work at once (--workers N)"
+            yield "so long on one worker; divide by as many as work at once (asyncgen plan --workers N)"
         yield _cost_line(found)
     yield _cold_start_line(found)
 

@@ -6,6 +6,7 @@ import pytest
 
 from asyncgen.estimate import Basis, History, Span, Work, estimate, jobs_that_fit, span_of
 from asyncgen.money import Price
+from asyncgen.plan_display import estimate_lines
 
 WORK = Work("v4", "flux1-dev-fp8", 1360, 768, 20, 1, 1)
 OTHER = Work("v4", "flux1-dev-fp8", 1024, 1024, 20, 1, 1)
@@ -31,6 +32,12 @@ def test_history_makes_seconds_and_dollars_and_workers_divide_the_time() -> None
     assert found.usd is not None
     assert found.usd.likely == pytest.approx(0.05)
     assert (found.lanes[0].basis, found.lanes[0].jobs_seen) == (Basis.HISTORY, 3)
+
+
+def test_without_workers_the_words_name_the_command_that_takes_their_number() -> None:
+    words = " ".join(estimate_lines(estimate({WORK: 10, OTHER: 3}, History({WORK: [4.0]}))))
+    assert "asyncgen plan --workers N" in words
+    assert "asyncgen plan --seconds-per-image" in words
 
 
 def test_more_workers_than_jobs_make_nothing_quicker() -> None:
