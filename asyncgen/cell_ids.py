@@ -22,12 +22,14 @@ from asyncgen.workflow import DEFAULTS
 class Usual:
     """A workflow's own name, and the width and height in pixels where nobody says one; None: not known.
 
-    `lacks` are the fields of a request that it takes nowhere, as far as they are known.
+    `lacks` are the fields of a request that it takes nowhere, as far as they are known. `has_seed` False: it makes the
+    same picture each time.
     """
 
     workflow: str
     size: tuple[int, int] | None
     lacks: frozenset[str] = frozenset()
+    has_seed: bool = True
 
 
 #: What a workflow has by itself, by the name or file that was said; None: the run's. Raises `WorkflowError`.

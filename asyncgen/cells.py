@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
 from math import prod
@@ -38,6 +38,7 @@ class Cell:
     Both are checked: a row in a cell need not be checked again. `seed` is the number of a derived seed, or the seed
     itself where `own_seed`. `has_size`: the matrix says a size. `is_single`: it is the only cell of no matrix, which
     leaves id and seed to the row. `digest` (16 bytes) is of all this. `among_workflows`: other cells have another.
+    `is_again`: a cell before differs in the seed alone.
     """
 
     fields: Mapping[str, Any]
@@ -50,6 +51,7 @@ class Cell:
     is_single: bool
     digest: bytes
     among_workflows: bool = False
+    is_again: bool = False
 
     def of_shared(self, shared: Mapping[str, Any], usual: Usual) -> Mapping[str, Any]:
         """What of that which holds for all rows is meant for a workflow: of several, each gets what it takes."""
@@ -67,6 +69,12 @@ class Cell:
             message = "the row says this itself, and the matrix has several: take it out of one of them"
             raise InputError(message, field=name)
         usual = usual_of({**shared, **self.usual, **said, **self.fields}.get("workflow"))
+        if self.is_again and not usual.has_seed:
+            message = (
+                f"the workflow {usual.workflow} takes no seed, so that each seed would make the same picture again: "
+                "leave the seeds out, or that workflow"
+            )
+            raise InputError(message, field="seeds")
         merged = {**self.of_shared(shared, usual), **self.usual, **said, **self.fields}
         if self.is_control:
             merged |= _WITHOUT_LORAS
@@ -131,7 +139,8 @@ class Matrix:
         self._known: dict[str, Mapping[str, Any]] = {}
         named_workflows = {entry["workflow"] for entry in axes.include if "workflow" in entry}
         self._has_workflows = len(axes.workflows) > 1 or bool(named_workflows)
-        self.cells = list({cell.digest: cell for cell in self._made(axes)}.values())
+        cells = list({cell.digest: cell for cell in self._made(axes)}.values())
+        self.cells = list(_told_again(cells)) if len(axes.seeds) > 1 else cells
         if not self.cells:
             raise InputError("every cell of the matrix is excluded: nothing would be made", field="exclude")
         self.may_repeat = bool(axes.variables) or (axes.control and any(map(self._is_plain, self.cells)))
@@ -198,6 +207,15 @@ class Matrix:
         digest = hashlib.blake2b(_canonical(said), digest_size=16).digest()
         rest = (has_size, self._is_single, digest, self._has_workflows)
         return Cell(fields, others, named, seed, axes.own_seeds, is_control, *rest)
+
+
+def _told_again(cells: Iterable[Cell]) -> Iterator[Cell]:
+    """The cells, those marked that differ from one before in the seed alone."""
+    seen: set[str] = set()
+    for cell in cells:
+        text = repr([sorted(part.items()) for part in (cell.fields, cell.usual, cell.variables)] + [cell.is_control])
+        yield replace(cell, is_again=text in seen)
+        seen.add(text)
 
 
 def derived_seed(prompt: str, own_id: object, number: int) -> int:

@@ -130,13 +130,20 @@ class Planner:
         if name not in self._usuals:
             template = self.template(name)
             lacks = frozenset(field for field in _OF_WORKFLOW if not template.binds(field))
-            self._usuals[name] = Usual(template.name, (_usual(template, "width"), _usual(template, "height")), lacks)
+            size = _usual(template, "width"), _usual(template, "height")
+            self._usuals[name] = Usual(template.name, size, lacks, template.binds("seed"))
         return self._usuals[name]
 
     def wants(self, request: ImageRequest, row_key: bytes | None = None) -> Iterator[Want]:
         """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""
         request = self._recordable(request)
         spec = self.spec(request)
+        if request.images > 1 and not self.template(request.workflow).binds("seed"):
+            message = (
+                f"the workflow {spec.workflow} takes no seed, so that {request.images} images would be one picture, "
+                f"bought {request.images} times: leave this out"
+            )
+            raise InputError(message, field="images")
         return (self._want(request, replica, spec, row_key) for replica in range(request.images))
 
     def want(self, request: ImageRequest, replica: int) -> Want:

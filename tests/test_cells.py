@@ -99,6 +99,19 @@ def test_a_seed_that_is_said_is_the_first_and_the_others_follow_it() -> None:
     assert [one.seed for one in made(seeds=[7, 9, 7])] == [7, 9]
 
 
+def test_a_second_seed_is_refused_only_where_the_workflow_takes_none() -> None:
+    def usual_of(said: str | None) -> Usual:
+        return Usual(said or "run", None, has_seed=said != "upscale")
+
+    def in_run(**said: Any) -> list[ImageRequest]:
+        prompts = asyncgen.matrix(["a fox"], workflows=["upscale", "img2img"], **said)
+        return list(prompts.in_run(usual_of))
+
+    with pytest.raises(InputError, match=r"seeds: the workflow upscale takes no seed.* or that workflow"):
+        in_run(seeds=2)
+    assert [len(in_run(seeds=1)), len(in_run(seeds=2, exclude=[{"workflow": "upscale", "seed": 0}]))] == [2, 3]
+
+
 def test_what_is_excluded_is_not_there_and_what_is_included_is_added_where_it_fits() -> None:
     requests = made(
         styles=["1", "16"],

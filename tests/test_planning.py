@@ -167,6 +167,29 @@ def test_options_and_workflows_that_are_wrong_are_told_once_beside_rows_that_can
 
 
 @pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (("--workflow", "upscale", "--images", "2"), "images"),
+        (("--workflow", "upscale", "--seeds", "2"), "seeds"),
+        (("--workflow", "upscale", "--workflow", "img2img", "--seeds", "2"), "seeds"),
+    ],
+)
+def test_a_workflow_without_a_seed_is_not_asked_for_the_same_picture_twice(
+    run: Cli, tmp_path: Path, arguments: tuple[str, ...], field: str
+) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "start.png")
+    rows = write(tmp_path / "p.jsonl", [{"prompt": "a fox", "init_image": str(tmp_path / "start.png")}])
+    ran = run("plan", rows, *arguments, "--out", "o", "--json")
+    assert ran.code == 2
+    (told,) = ran.summary["problems"]
+    assert told.startswith(f"p.jsonl:1:{field}: the workflow upscale takes no seed")
+    done = run("batch", rows, *arguments, "--out", "o")
+    assert done.code == 2
+    assert told in done.err
+    assert planned(run, rows, "--workflow", "upscale", "--images", "1", "--out", "o")["problems"] == []
+
+
+@pytest.mark.parametrize(
     ("file", "told"),
     [
         ("header.csv", "header.csv:1:header: the header names a column 'promt'"),
