@@ -18,6 +18,7 @@ from asyncgen.control_messages import MAX_LINE_BYTES, MAX_REQUESTS, Command, Ver
 from asyncgen.errors import InputError
 from asyncgen.exits import Exit
 from asyncgen.intake import Intake
+from asyncgen.lifecycle import State
 from asyncgen.records import Want
 from asyncgen.report import batch_statuses
 from asyncgen.run import planned_to_add
@@ -127,7 +128,7 @@ async def _add_here(generator: ImageGenerator, batch: str, spool: IO[str]) -> st
             await ledger.check_ids(opened, chunk)
         for chunk in _chunks(generator, spool):
             items = await ledger.claim(opened, -1, chunk)
-            fresh = sum(item.is_new for item in items)
+            fresh = sum(item.is_new or item.state is State.CANCELLED for item in items)
             added, there = added + fresh, there + len(items) - fresh
     return f"{added} are wanted of {batch}{_already(there)}; no run goes on: {_next_run(batch)}"
 

@@ -103,6 +103,8 @@ class Engine:
         self._added: dict[int, None] = {}
         # How many withdrawals came before an item was added: they do not mean it.
         self._added_after: dict[int, int] = {}
+        # What is counted as cancelled: so many are known when they are added again.
+        self._cancelled: set[int] = set()
         self._coming: list[_Coming] = []
         self._tasks: TaskGroup | None = None
         self._is_taking = False
@@ -349,9 +351,15 @@ class Engine:
     async def _take_one_added(self, tasks: TaskGroup, deliver: Deliver, want: Want, item: Item) -> None:
         if item.id in self._flights or item.state not in (State.WANTED, State.CANCELLED):
             self.statistics.repeated += 1  # it was made, or tried, where the input names it
-        elif not await self._is_to_be_made(want, item):
+            return
+        is_made = await self._is_to_be_made(want, item)
+        if item.id in self._cancelled:  # and counted so, which it may be no longer
+            self.statistics.repeated += 1
+            self.statistics.cancelled -= is_made
+            self._cancelled.difference_update([item.id] if is_made else ())
+        elif not is_made:
             self._count_settled(item, made=False)
-        elif not self._allowance.stop_of(want.spec):
+        if is_made and not self._allowance.stop_of(want.spec):
             await self._wait_for_place()
             self._launch(tasks, _Flight(self._new_job(item, want), [], is_added=True), deliver)
 
@@ -600,6 +608,8 @@ class Engine:
                 statistics.held += 1
             case State.CANCELLED:
                 statistics.cancelled += 1
+                if len(self._cancelled) < _MOST_ADDED:
+                    self._cancelled.add(item.id)
             case State.FAILED | State.GIVEN_UP | State.LOST:
                 statistics.failed += 1
 

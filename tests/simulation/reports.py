@@ -155,6 +155,9 @@ def _look_at_counts(life: Life, records: Records) -> None:
         left = sum(record.state_after(life.number) == "wanted" for record in items + added)
         is_right = counted.pending == left or (life.options.lane_faults < MANY and counted.pending > left)
         hold(is_right, f"life {life.number} says {counted.pending} are pending, the ledger {left}")
+        cancelled = sum(record.state_after(life.number) == "cancelled" for record in items + added)
+        is_right = counted.cancelled == cancelled or (life.options.lane_faults < MANY and counted.cancelled < cancelled)
+        hold(is_right, f"life {life.number} says {counted.cancelled} are cancelled, the ledger {cancelled}")
         return
     made = len(_made(records, life))
     rows = len(indexed(life.options.given))

@@ -103,17 +103,21 @@ def _ran_again(retries: Sequence[Asked], first: Asked) -> bool:
 
 def _look_at_repetition(life: Life, asked: Sequence[Asked]) -> None:
     """One and the same request: after a fault with a growing pause, else not before the polling interval."""
+    resumed_at = [told.done_at for told in life.told if told.word == "pause" and told.done_at is not None]
     is_slowed = any(each.fault and each.fault.startswith("429") for each in asked)
     chains: dict[tuple[object, str], list[Asked]] = defaultdict(list)
     for each in asked:
         chains[each.subject, each.operation].append(each)
     retries = {subject: chain for (subject, operation), chain in chains.items() if operation == "retry"}
     for (subject, operation), chain in chains.items():
-        faults = 0
+        faults, last_at = 0, chain[0].sent_at
         for before, after in pairwise(chain):
             if before.answered_at is None or (operation == "cancel" and _ran_again(retries.get(subject, ()), chain[0])):
                 continue
             faults = faults + 1 if before.outcome in _FAULTS else 0
+            if operation == "run" and any(last_at < at <= before.sent_at for at in resumed_at):
+                faults = min(faults, 1)  # what waited for the end of a pause is sent as if for the first time
+            last_at = before.sent_at
             floor = 0.0
             if faults:
                 grown = _SHORTEST_BACKOFF_SECONDS * 2.0 ** (faults - 1)
