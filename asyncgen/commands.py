@@ -116,8 +116,8 @@ def run_batch(setup: Setup, options: BatchOptions) -> Exit:
                 return Exit.BAD_INPUT
             if not source.has_kept_rows:
                 generator.planner.model_urls.warn_of_unused()
-            if source.unused_template is not None:
-                complain(source.unused_template)
+            for text in source.unused_texts:
+                complain(text)
     new_set, warming = options.again, None
     if options.warm is not None:
         warming = warm_up_of(_question(generator, options, Assumed()), options.warm, as_json=setup.as_json)
@@ -217,6 +217,9 @@ def run_generate(setup: Setup, wish: Wish, urls: Sequence[str]) -> Exit:
     generator = _generator(setup, _model_urls(urls))
     with _shown(setup, generator.settings) as shown:
         _check_options(generator, fields)
+        template = generator.planner.template()
+        if wish.prompt is not None and not template.binds("positive_prompt"):
+            raise InputError(f"{template.name} takes no text: leave the prompt out", field="prompt")
         wanted = Intake(generator.planner, fields, name="prompt").plan(fields if wish.prompt is None else wish.prompt)
         generator.planner.model_urls.warn_of_unused()
         job = _RunPlan(name=wish.name, total=len(wanted), chunks=lambda _: _one_chunk(wanted))

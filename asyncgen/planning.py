@@ -354,8 +354,7 @@ def _notes(question: Question, survey: _Survey, found: Estimate, rejected: int) 
         yield f"{fates[Fate.FAILED]} failed before and are left: --retry-failed tries them again"
     if rejected and question.generator.settings.rerolls == 0:
         yield SAME_PICTURE.format(rejected)
-    if question.source.unused_template is not None:
-        yield question.source.unused_template
+    yield from question.source.unused_texts
     if fates[Fate.CHANGED] and Fate.CHANGED not in buys:
         yield f"{fates[Fate.CHANGED]} are there, made with other values than today's: --rebuy-changed makes them again"
     if fates[Fate.HELD] and Fate.HELD not in buys:

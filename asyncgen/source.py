@@ -72,6 +72,7 @@ class Source:
         self.has_kept_rows = False  # which were not planned when it was looked through
         self._has_id_twice = False
         self._template_is_used = False
+        self._without_text: set[str] = set()  # workflows that take no text, and were given some
 
     def validate(self, generator: ImageGenerator, shown: Display, batch_name: str) -> int | None:
         """Count the wanted jobs, planning every row that the batch does not know to be there.
@@ -131,6 +132,7 @@ class Source:
                         wants = _planned(intake, row, known)
                         total += len(wants)
                         self._note_template(row)
+                        self._note_prompt(generator, row, wants)
                         if on_wants is not None and isinstance(row, Row) and wants:
                             on_wants(row.where or f"{self.name}:{row.line}", wants)
             self._has_id_twice = file.has_id_twice
@@ -141,8 +143,22 @@ class Source:
         if made is not None and self._input.template in (made.template, made.prompt):
             self._template_is_used = True
 
+    def _note_prompt(self, generator: ImageGenerator, row: Row | BadRow, wants: list[Want]) -> None:
+        if isinstance(row, Row) and row.request.prompt and wants:
+            template = generator.planner.template(row.request.workflow)
+            if not template.binds("positive_prompt"):
+                self._without_text.add(template.name)
+
     @property
-    def unused_template(self) -> str | None:
+    def unused_texts(self) -> list[str]:
+        """Words about texts that went nowhere, once all of the input has been looked through."""
+        prompts = [
+            f"the prompts of rows are left out for {name}: it takes no text" for name in sorted(self._without_text)
+        ]
+        return [*filter(None, [self._unused_template]), *prompts]
+
+    @property
+    def _unused_template(self) -> str | None:
         """Words about a template that no row has needed, once all of the input has been looked through, else None."""
         if self._input.template is None or self._template_is_used or self.has_kept_rows or self.is_stream:
             return None

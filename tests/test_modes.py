@@ -111,3 +111,16 @@ def test_the_command_line_takes_pictures_from_options_and_from_rows(tmp_path: Pa
     one = run_cli("generate", "a cat", *said, "--mask-image", "mask_image.png", cwd=tmp_path)
     assert one.code == 0, one.err
     assert {(line["width"], line["height"]) for line in true_output(tmp_path / "o")} == {SIZE}
+
+
+def test_a_prompt_is_refused_where_nothing_takes_it_and_told_once_of_rows(tmp_path: Path) -> None:
+    write_inputs(tmp_path, [PICTURE])
+    said = ["--workflow", "upscale", "--init-image", "init_image.png", "--sandbox", "--out", "o"]
+    one = run_cli("generate", "a fox", *said, cwd=tmp_path)
+    assert (one.code, "upscale takes no text: leave the prompt out" in one.err) == (2, True), one.err
+    assert not (tmp_path / "o").exists()
+    (tmp_path / "rows.txt").write_text("a fox\na hen\n", encoding="utf-8")
+    told = "the prompts of rows are left out for upscale: it takes no text"
+    assert run_cli("plan", "rows.txt", *said, cwd=tmp_path).out.count(told) == 1
+    done = run_cli("batch", "rows.txt", *said, cwd=tmp_path)
+    assert (done.code, done.err.count(told)) == (0, 1), done.err
