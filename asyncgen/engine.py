@@ -466,7 +466,7 @@ class Engine:
                 await self._bench.ledger.record_cancelled_unsent(item, TAKEN_BACK)
             return False
         if reason := self._reason_to_make_again(item):
-            await self._bench.ledger.record_wanted_again(item, want, reason, self._next_seed(item))
+            await self._bench.ledger.record_wanted_again(item, want, reason, self._next_seed(want, item))
         return item.state in (State.WANTED, State.ACCEPTED, State.STORING)
 
     def _count_in(self, wanted: IndexedWant, item: Item) -> None:
@@ -488,10 +488,11 @@ class Engine:
             return "resubmitted, as told; it may be paid for twice"
         return "the batch was started again" if item.state is State.CANCELLED else None
 
-    def _next_seed(self, item: Item) -> int | None:
+    def _next_seed(self, want: Want, item: Item) -> int | None:
         """Of an image that is tried again after its picture was rejected: the same seed would make the same one."""
         is_rejected = item.state is State.FAILED and item.failure is not None and item.failure.code in OF_PICTURE
-        rolls_again = is_rejected and self._bench.policy.rerolls > 0 and not item.changed
+        may_roll = is_rejected and self._bench.policy.rerolls > 0 and not item.changed
+        rolls_again = may_roll and self._bench.planner.has_seed(want.request)
         return next_seed(item.seed, item.rerolls + 1) if rolls_again else None
 
     # -- in work -------------------------------------------------------------------------------------------------

@@ -438,7 +438,7 @@ class Job:
     async def _reject(self, pictures: tuple[Picture, ...], failure: Failure) -> None:
         """It is paid for, so it is kept, aside; the file comes first, and what follows is one step."""
         item, taken = self.item, set[str]()
-        rolls_again = item.rerolls < self._bench.policy.rerolls
+        rolls_again = item.rerolls < self._bench.policy.rerolls and self._bench.planner.has_seed(self.want.request)
         seed = next_seed(item.seed, item.rerolls + 1) if rolls_again else None
         with anyio.CancelScope(shield=True):  # as in `_keep`
             while True:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final, Protocol
 
 from asyncgen.cell_ids import Usual
-from asyncgen.errors import InputError
+from asyncgen.errors import InputError, WorkflowError
 from asyncgen.expected_size import expected_sizes
 from asyncgen.graph import Graph
 from asyncgen.graph_check import problems, refuse
@@ -134,11 +134,18 @@ class Planner:
             self._usuals[name] = Usual(template.name, size, lacks, template.binds("seed"))
         return self._usuals[name]
 
+    def has_seed(self, request: ImageRequest) -> bool:
+        """Whether another seed makes another picture: not where its workflow takes none, or is gone."""
+        try:
+            return self.template(request.workflow).binds("seed")
+        except WorkflowError:
+            return False
+
     def wants(self, request: ImageRequest, row_key: bytes | None = None) -> Iterator[Want]:
         """The jobs that a request stands for, `images` of them. Raises `InputError` for whatever is wrong with it."""
         request = self._recordable(request)
         spec = self.spec(request)
-        if request.images > 1 and not self.template(request.workflow).binds("seed"):
+        if request.images > 1 and not self.has_seed(request):
             message = (
                 f"the workflow {spec.workflow} takes no seed, so that {request.images} images would be one picture, "
                 f"bought {request.images} times: leave this out"

@@ -306,6 +306,17 @@ async def test_a_rejected_one_that_is_tried_again_takes_the_next_seed_if_it_may(
     assert (good.seed, kept.seed, kept.status) == (seed_after(7, 2), seed_after(7, 2), "success")
 
 
+async def test_a_workflow_without_a_seed_is_not_rolled_again(tmp_path: Path) -> None:
+    """Another seed would make the same picture, and be paid for."""
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "source.png")
+    row, sizes = {"workflow": "upscale", "init_image": str(tmp_path / "source.png")}, {"width": None, "height": None}
+    async with open_sandbox(fault("black_image")) as sandbox, wired(sandbox, tmp_path / "set", rerolls=2) as parts:
+        await parts.run([row], **sizes)
+        assert len(bought(sandbox)) == 1
+        await parts.run([row], parts.engine(retry_failed=True), **sizes)
+        assert len(bought(sandbox)) == 2, "as told"
+
+
 async def test_what_the_platform_fails_is_counted_apart(tmp_path: Path) -> None:
     """Two attempts and one reroll: a failure of the platform's on each seed would be one too many for neither."""
     faults = fault("failed:out_of_memory", nth=[1]), fault("black_image", nth=[2])
