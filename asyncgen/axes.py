@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from asyncgen.cell_ids import workflow_name
@@ -17,6 +18,7 @@ from asyncgen.variables import variable_of
 MOST_CELLS: Final = 20_000
 #: What a cell says of axes, by their names there.
 IN_A_CELL: Final = ("style", "character", "size", "workflow", "seed", "control")
+_MOST_SHOWN: Final = 20
 _SIZE: Final = re.compile(r"\s*([0-9]{1,5})\s*[xX×]\s*([0-9]{1,5})\s*")
 
 
@@ -45,6 +47,13 @@ class Axes:
         several = any(len(values) > 1 for values in (self.styles, self.characters, self.sizes, self.workflows))
         return several or bool(self.seeds or self.control or self.variables or self.include or self.exclude)
 
+    def values(self) -> dict[str, Sequence[Any]]:
+        """The values of every axis that says something, by its name in a cell; seeds are [0] where none are said."""
+        named = {"style": self.styles, "character": self.characters, "size": self.sizes, "workflow": self.workflows}
+        variables = {f"{{{name}}}": values for name, values in self.variables.items()}
+        said = {name: values for name, values in {**named, **variables}.items() if values}
+        return {**said, "seed": self.seeds or (0,)}
+
 
 def axes(
     *,
@@ -58,9 +67,12 @@ def axes(
     include: Sequence[Mapping[str, Any]] = (),
     exclude: Sequence[Mapping[str, Any]] = (),
 ) -> Axes:
-    """The axes as they are written: `"A,B"`, `"1024x1024"`, a number of seeds or seeds. Raises `InputError`."""
+    """The axes as they are written: `"A,B"`, `"1024x1024"`, a number of seeds or seeds. Raises `InputError`.
+
+    An exclude whose value no axis has is refused: what it was meant for would be bought. An include may have new ones.
+    """
     own = seeds is not None and not isinstance(seeds, int)
-    return Axes(
+    chosen = Axes(
         styles=_distinct(_style(style) for style in _listed(styles, "styles")),
         characters=_distinct(_characters(one) for one in _listed(characters, "characters")),
         sizes=_distinct(_size(size) for size in _listed(sizes, "sizes")),
@@ -75,6 +87,27 @@ def axes(
         include=tuple(_partial(entry, "include") for entry in _listed(include, "include")),
         exclude=tuple(_partial(entry, "exclude") for entry in _listed(exclude, "exclude")),
     )
+    for name, value in (said for entry in chosen.exclude for said in entry.items()):
+        _check_excluded(name, value, chosen.values().get(name))
+    return chosen
+
+
+def _check_excluded(name: str, value: object, there: Sequence[Any] | None) -> None:
+    """`there` None: it is no axis that has values."""
+    if there is None or value in there:
+        return
+    shown = [_written(one) for one in islice(there, _MOST_SHOWN)]
+    more = ", …" if len(there) > len(shown) else ""
+    message = f"no {name} of the matrix is {_written(value)!r}; there are: {', '.join(shown)}{more}"
+    raise InputError(message, field="exclude")
+
+
+def _written(value: object) -> str:
+    """A value as it is written in a list of its axis."""
+    if not isinstance(value, tuple):
+        return str(value)
+    is_size = value and all(isinstance(side, int) for side in value)
+    return ("x" if is_size else ",").join(map(str, value)) or "none"
 
 
 def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
@@ -172,4 +205,8 @@ def _value(name: str, value: Any) -> Any:
     readers = {"style": _style, "character": _characters, "size": _size, "workflow": _workflow}
     if name in readers:
         return readers[name](value)
+    if name == "control":
+        return _truth(value, name)
+    if name == "seed":
+        return _seeds([value])[0]
     return _text(value, name) if variable_of(name) is not None else value

@@ -130,10 +130,10 @@ class Matrix:
 
     def __init__(self, axes: Axes, shared: Mapping[str, Any] | None = None, *, is_single: bool = False) -> None:
         named = {FIELD_NAMES.get(name, name): value for name, value in (shared or {}).items() if value is not None}
-        first = {name: values[0] for name, values in _values(axes).items()}
+        first = {name: values[0] for name, values in axes.values().items()}
         for name in sorted(_fields(first).keys() & named.keys()):
             raise InputError("is said twice, for all and by the matrix: leave one of them out", field=name)
-        self._usual = {name: values[0] for name, values in _values(axes).items() if len(values) == 1}
+        self._usual = {name: values[0] for name, values in axes.values().items() if len(values) == 1}
         self.shared = _checked({**named, **_fields(self._usual)})
         self.has_seeds, self._is_single = bool(axes.seeds), is_single
         self._known: dict[str, Mapping[str, Any]] = {}
@@ -164,7 +164,7 @@ class Matrix:
         return not (cell.is_control or said.get("style_id") or said.get("character_loras"))
 
     def _made(self, axes: Axes) -> Iterator[Cell]:
-        values = _values(axes)
+        values = axes.values()
         count = prod(map(len, values.values())) * (2 if axes.control else 1)
         if count > MOST_CELLS:
             raise InputError(f"the matrix has {count:,} cells for each prompt; {MOST_CELLS:,} is the most")
@@ -222,13 +222,6 @@ def derived_seed(prompt: str, own_id: object, number: int) -> int:
     """Seed `number` of a prompt, 0 to 2^64-1; `own_id` is the caller's for it, or None."""
     text = _canonical([prompt, own_id, number])
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-
-
-def _values(axes: Axes) -> dict[str, Sequence[Any]]:
-    """The values of every axis that says something; without seeds there is the one of number 0."""
-    named = {"style": axes.styles, "character": axes.characters, "size": axes.sizes, "workflow": axes.workflows}
-    variables = {f"{{{name}}}": values for name, values in axes.variables.items()}
-    return {**{name: values for name, values in {**named, **variables}.items() if values}, "seed": axes.seeds or (0,)}
 
 
 def _combinations(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

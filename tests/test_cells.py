@@ -232,6 +232,8 @@ def test_variables_are_filled_in_and_kept() -> None:
         ({"exclude": ["16"]}, "exclude"),
         ({"exclude": [{"size": "64x64"}]}, "exclude"),
         ({"styles": ["1", "2"], "exclude": [{"style": "1"}, {"style": "2"}]}, "exclude"),
+        ({"seeds": [7, 9], "exclude": [{"seed": "7"}]}, "seeds"),
+        ({"control": True, "exclude": [{"control": "true"}]}, "control"),
         ({"styles": ["1", "2"], "style": "4"}, "style_id"),
     ],
 )
@@ -239,6 +241,24 @@ def test_axes_that_are_wrong_are_refused_by_name(said: dict[str, Any], field: st
     with pytest.raises(InputError) as caught:
         made(**said)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"styles": ["1", "16"], "exclude": [{"style": 61}]}, "no style of the matrix is '61'; there are: 1, 16"),
+        ({"sizes": ["64x64"], "exclude": [{"size": "960x640"}]}, "is '960x640'; there are: 64x64"),
+        ({"characters": ["A,B", "none"], "exclude": [{"character": "C"}]}, "is 'C'; there are: A,B, none"),
+        ({"seeds": 3, "exclude": [{"seed": 3}]}, "is '3'; there are: 0, 1, 2"),
+        ({"variables": {"a": ["x"]}, "exclude": [{"{a}": "yy"}]}, "is 'yy'; there are: x"),
+    ],
+)
+def test_an_exclude_of_a_value_that_no_axis_has_is_refused_and_its_cell_not_bought(
+    said: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        made(**said)
+    assert caught.value.field == "exclude"
 
 
 def test_a_matrix_has_a_largest_size_and_is_refused_before_it_is_made() -> None:
