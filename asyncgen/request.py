@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, Final, Self
 
@@ -33,6 +34,7 @@ from asyncgen.errors import InputError
 #: Part of every key: raise it when the content of keys changes, and teach the ledger to read the old ones.
 KEY_VERSION: Final = 1
 RANDOM_SEED: Final = -1
+_MOST_COMPARED: Final = 80
 MAX_PRIORITY: Final = 1000
 MAX_SEED: Final = 2**64 - 1
 INPUT_PICTURES: Final = ("init_image", "mask_image", "pose_image")
@@ -300,8 +302,10 @@ def _explained(error: ValidationError) -> InputError:
     if first["type"] == "missing":  # of the whole, where it is the prompt
         field = field or "prompt"
     if first["type"] == "extra_forbidden":
-        known = ", ".join(ImageRequest.model_fields)
-        return InputError(f"there is no such field; the fields are: {known}", field=field)
+        known = [name for name in FIELD_NAMES if name not in RECORD_FIELDS]
+        close = get_close_matches(str(field)[:_MOST_COMPARED].lower(), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the fields are: {', '.join(ImageRequest.model_fields)}"
+        return InputError(f"there is no such field; {hint}", field=field)
     if first["type"] == "missing":
         return InputError("this field is required", field=field)
     message = first["msg"].removeprefix("Value error, ")

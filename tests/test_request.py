@@ -257,3 +257,12 @@ def test_a_priority_is_recorded_and_is_a_whole_number_in_its_range() -> None:
     for wrong in (1001, -1001, "high", True, 1.5):
         with pytest.raises(InputError, match="priority"):
             parse_request({"prompt": "a fox", "priority": wrong})
+
+
+@pytest.mark.parametrize(
+    ("field", "words"), [("wdith", "did you mean 'width'"), ("Stlye", "'style'"), ("q", "are: pro")]
+)
+def test_a_field_that_is_misspelt_is_refused_with_the_nearest_name(field: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        parse_request({"prompt": "a", field: 512})
+    assert caught.value.field == field
