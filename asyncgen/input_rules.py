@@ -13,7 +13,7 @@ from typing import Final, Literal
 from asyncgen.errors import InputError
 from asyncgen.graph import consumers
 from asyncgen.input_pixels import JPEG, WEBP_LOSSLESS, PictureFacts
-from asyncgen.protocol import MAX_RUN_BODY_BYTES
+from asyncgen.protocol import MAX_RUN_BODY_BYTES, body_too_large
 from asyncgen.records import SentPicture
 from asyncgen.template import Template
 
@@ -95,6 +95,9 @@ def within_body(
         lengths = {name: base64_bytes(name, picture) for name, picture in sent.items()}
         if sum(lengths.values()) <= room:
             return sent
+    if room < 0:
+        total = sum(lengths.values())
+        raise body_too_large(MAX_RUN_BODY_BYTES - room + total, total)
     largest = max(lengths, key=lambda name: lengths[name])
     cures = {NEVER: [f"{WEBP_LOSSLESS} or {JPEG}:90"], WEBP_LOSSLESS: [f"{JPEG}:90"]}.get(rules.reencode, [])
     cures = [f"let it be re-encoded (--reencode-inputs {how})" for how in cures]

@@ -23,7 +23,7 @@ from asyncgen.money import Price, dollars
 from asyncgen.outlook import BLOCK, Fate, Outlook, looking
 from asyncgen.plan import Planner
 from asyncgen.prices import price_named
-from asyncgen.protocol import MAX_RUN_BODY_BYTES
+from asyncgen.protocol import MAX_RUN_BODY_BYTES, body_too_large
 from asyncgen.records import Spec, Want
 from asyncgen.request import MAX_SEED, ImageRequest
 from asyncgen.sampling import Sample, lane_of
@@ -186,14 +186,9 @@ class _Bodies:
             self._on_too_large(error.at(place))
             return
         if size > MAX_RUN_BODY_BYTES:
-            self._on_too_large(
-                InputError(
-                    f"the job is {size:,} bytes and the platform takes at most {MAX_RUN_BODY_BYTES:,} (10 MiB): send "
-                    "smaller or fewer input pictures; the image would fail, and cost nothing",
-                    field="input",
-                    where=place,
-                )
-            )
+            told = body_too_large(size, self._pictures(want.request, want.spec))
+            message = f"{told.message}; the image would fail, and cost nothing"
+            self._on_too_large(InputError(message, field=told.field, where=place))
         if self._largest is None or size > self._largest[0]:
             self._largest = (size, place, want)
 

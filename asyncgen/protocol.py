@@ -238,12 +238,21 @@ def job_body(
     given = {"policy": {name: ms for name, ms in policy.items() if ms is not None}, "webhook": webhook}
     body = _as_json({"input": dict(job_input), **{name: value for name, value in given.items() if value}})
     if len(body) > MAX_RUN_BODY_BYTES:
-        raise InputError(
-            f"the job is {len(body):,} bytes and the platform takes at most {MAX_RUN_BODY_BYTES:,} (10 MiB): "
-            "send smaller or fewer input pictures",
-            field="input",
-        )
+        raise body_too_large(len(body), len(_as_json(job_input.get("images", ""))))
     return body
+
+
+def body_too_large(body_bytes: int, picture_bytes: int) -> InputError:
+    """What to say of a job over `MAX_RUN_BODY_BYTES`, of which its input pictures have so many."""
+    rest = body_bytes - picture_bytes
+    if picture_bytes >= rest:
+        cure = f"its input pictures have {picture_bytes:,} of them, so send smaller or fewer"
+    else:
+        cure = f"its graph and texts have {rest:,} of them, so shorten the prompt"
+    return InputError(
+        f"the job is {body_bytes:,} bytes and the platform takes at most {MAX_RUN_BODY_BYTES:,} (10 MiB): {cure}",
+        field="input",
+    )
 
 
 def run_request(address: EndpointAddress, api_key: str, body: bytes, timeout_seconds: float) -> HttpRequest:

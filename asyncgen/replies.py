@@ -88,7 +88,7 @@ _REFUSALS: Final = (
         FailureCode.BODY_TOO_LARGE,
         frozenset({413}),
         re.compile(r"max(?:imum)? body size|(?:body|entity|payload) (?:is )?too large", re.IGNORECASE),
-        "send smaller or fewer input pictures",
+        "send smaller or fewer input pictures, or a shorter prompt",
         FailureClass.ITEM,
     ),
     _Refusal(

@@ -25,6 +25,7 @@ from asyncgen.input_pixels import converted, facts_of
 from asyncgen.input_rules import PictureRules
 from asyncgen.lifecycle import State
 from asyncgen.plan import Planner
+from asyncgen.protocol import MAX_RUN_BODY_BYTES
 from asyncgen.records import Spec
 from asyncgen.registry import StylesRegistry
 from asyncgen.request import ImageRequest, parse_request
@@ -336,6 +337,12 @@ def test_a_body_over_10_mib_is_found_before_it_is_sent_and_made_smaller_as_is_al
     assert images["mask_image"].tobytes() == original.tobytes()
     with pytest.raises(InputError, match=r"let it be re-encoded \(--reencode-inputs jpeg:90\)"):
         spec_of(tmp_path, {"reencode": "webp-lossless"}, **said)
+
+
+def test_a_prompt_that_leaves_a_picture_no_room_is_told_and_not_the_picture(tmp_path: Path) -> None:
+    named = {"init_image": write(tmp_path / "a.png", picture()), "prompt": "x" * MAX_RUN_BODY_BYTES}
+    with pytest.raises(InputError, match="so shorten the prompt"):
+        spec_of(tmp_path, {"reencode": "jpeg:80"}, workflow="img2img", **named)
 
 
 def test_a_picture_that_fits_is_sent_byte_by_byte_whatever_is_allowed(tmp_path: Path) -> None:

@@ -247,6 +247,8 @@ def test_a_body_that_is_too_large_is_a_problem_of_its_image_alone(run: Cli, tmp_
     (problem,) = ran.summary["problems"]
     assert "set.jsonl:2" in problem
     assert "10,485,760" in problem
+    assert "so shorten the prompt" in problem
+    assert "pictures" not in problem
 
 
 def test_samples_and_the_largest_body_are_as_they_would_be_sent(run: Cli, sandbox: Remote, tmp_path: Path) -> None:

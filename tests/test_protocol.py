@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,21 @@ def test_a_body_of_exactly_the_limit_passes_and_one_byte_more_is_refused_with_bo
     with pytest.raises(InputError, match=r"10,485,761 bytes .* 10,485,760") as caught:
         plain_body({"x": "a" * (MAX_RUN_BODY_BYTES - frame + 1)})
     assert caught.value.field == "input"
+
+
+@pytest.mark.parametrize(
+    ("job_input", "words"),
+    [
+        ({"workflow": "a" * MAX_RUN_BODY_BYTES}, r"its graph and texts have 10,485,\d+ of them, so shorten the prompt"),
+        (
+            {"images": ["a" * MAX_RUN_BODY_BYTES]},
+            r"its input pictures have 10,485,\d+ of them, so send smaller or fewer",
+        ),
+    ],
+)
+def test_a_body_that_is_too_large_is_told_with_what_is_large_in_it(job_input: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        plain_body(job_input)
 
 
 @pytest.mark.parametrize(
