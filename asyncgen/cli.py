@@ -225,7 +225,7 @@ def sandbox(
 
 
 def main() -> None:
-    """Entry point of `asyncgen` and `python -m asyncgen`."""
+    """Run the command that the arguments name, and end the process."""
     try:
         app()
     except OSError as error:  # of standard output, by --help and --version: commands see to their own

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -28,6 +30,7 @@ def with_exit_code(command: Callable[P, Exit]) -> Callable[P, Exit]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> Exit:
         try:
+            _take_interrupts()
             code = command(*args, **kwargs)
             Output().flush()  # while its error can still be told
             return code
@@ -45,6 +48,12 @@ def with_exit_code(command: Callable[P, Exit]) -> Callable[P, Exit]:
             return Exit.BUG
 
     return run
+
+
+def _take_interrupts() -> None:
+    """From here on Ctrl-C raises `KeyboardInterrupt`; so far it has ended the process (`asyncgen.__main__`)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def can_ask() -> bool:

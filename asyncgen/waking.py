@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import anyio
+
 from asyncgen.api import ImageGenerator
 from asyncgen.console import print_json
 from asyncgen.display import Display, duration
@@ -60,8 +62,13 @@ async def warm_up(generator: ImageGenerator, run: BatchRun, plan: WarmUp, shown:
         shown.notice(_price_words(plan, run.statistics.price))
         workspace, target = generator.workspace, generator.target
         endpoint = workspace.endpoint_at(target.address, target.api_key, pace_of(generator.settings))
-        async with workspace.sharing.in_use():
-            warmed = await wake(endpoint, workspace.ports, body, plan.count)
+        warmed = Warmed()
+        try:
+            async with workspace.sharing.in_use():
+                await wake(endpoint, workspace.ports, body, plan.count, warmed)
+        except anyio.get_cancelled_exc_class():
+            shown.notice(_stopped_words(plan, warmed, run.statistics.price))
+            raise
         plan.usd = warmed.seconds() * (0.0 if run.statistics.price is None else run.statistics.price.usd_per_second)
         _tell(plan, warmed, run.statistics.price, shown)
     if budget.cap_usd is not None:
@@ -98,6 +105,16 @@ def _price_words(plan: WarmUp, price: Price | None) -> str:
     return (
         f"waking {workers} with {jobs}, which are no images of the batch: at the most {execution}; beside it a cold "
         f"start ({start.low:.0f} to {start.high:.0f} s, {whose}) and {IDLE_TAIL_SECONDS:g} s of idling{each}"
+    )
+
+
+def _stopped_words(plan: WarmUp, warmed: Warmed, price: Price | None) -> str:
+    """What became of the jobs of a run that is stopped here, at the price that was stated: one may be in the air."""
+    most = f"{duration(JOB_SECONDS)} each" if price is None else f"{dollars(_most_usd(plan, price))} in all"
+    left = f", {warmed.left} could not be and end by their own limits" if warmed.left else ""
+    return (
+        f"stopped while waking workers: {counted(warmed.jobs, 'small job')} sent, {warmed.cancelled} of them still out "
+        f"and now cancelled{left}; they cost {most} of execution at the most, cold starts apart; no image was bought"
     )
 
 

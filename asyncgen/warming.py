@@ -47,7 +47,8 @@ _LANE: Final = "warming"  # what is learned of these jobs must not be taken for 
 class Warmed:
     """What came of it. `awake`: so many workers were awake before, and nothing was sent if they were enough.
 
-    `workers` are those that said they ran one of the `jobs`. `untimed` of these never said how long they ran.
+    `workers` are those that said they ran one of the `jobs`. `untimed` of these never said how long they ran;
+    `cancelled` and `left` were out at its end, and could be cancelled or could not.
     """
 
     awake: int = 0
@@ -55,6 +56,8 @@ class Warmed:
     workers: set[str] = field(default_factory=set)
     execution_ms: int = 0
     untimed: int = 0
+    cancelled: int = 0
+    left: int = 0
     faults: list[str] = field(default_factory=list)
 
     def seconds(self) -> float:
@@ -75,13 +78,16 @@ def small_job(planner: Planner, want: Want, model_urls: Mapping[str, str] | None
     return job_body(job_input, ttl_ms=int(2 * WAIT_SECONDS * 1000), execution_timeout_ms=int(JOB_SECONDS * 1000))
 
 
-async def wake(endpoint: Endpoint, ports: Ports, body: bytes, count: int) -> Warmed:
+async def wake(endpoint: Endpoint, ports: Ports, body: bytes, count: int, warmed: Warmed | None = None) -> Warmed:
     """Send `count` small jobs at once and wait for their ends, unless as many workers are awake already.
+
+    `warmed` is kept up to date, for who wants to tell of it when this is cancelled; None: a new one.
 
     What is out after `WAIT_SECONDS`, or when this is cancelled, is taken back; after a crash the platform ends each job
     by its time limits. Raises `RunPausedError` where the endpoint refuses all work.
     """
-    warmed = Warmed(awake=await _awake(endpoint))
+    warmed = Warmed() if warmed is None else warmed
+    warmed.awake = await _awake(endpoint)
     if warmed.awake >= count:
         return warmed
     round_ = _Round(endpoint, ports.clock.now, body, warmed)
@@ -164,7 +170,10 @@ class _Round:
         for job_id in list(self._out):
             self._out.discard(job_id)
             self._warmed.untimed += 1
-            await self._endpoint.cancel(job_id)
+            if isinstance(await self._endpoint.cancel(job_id), Cancelled):
+                self._warmed.cancelled += 1
+            else:
+                self._warmed.left += 1
 
     def _note(self, ending: Any) -> None:
         if isinstance(ending, Completed | Failed | Cancelled) and ending.timing.execution_ms is not None:

@@ -697,6 +697,23 @@ def started_batch(tmp_path: Path, sandbox: Remote, endpoint: str, count: int, *o
     return started(*arguments, cwd=tmp_path, env=account(sandbox, endpoint))
 
 
+def test_ctrl_c_while_the_program_is_still_loading_ends_it_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")
+    done = run_cli("status", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert (done.code, done.out, done.err) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_while_workers_are_woken_cancels_the_small_jobs_and_says_what_they_cost(tmp_path: Path) -> None:
+    with sandbox_in_a_thread(execution="fixed:300") as slow:
+        with started_batch(tmp_path, slow, "ep", 4, "--warm", "2", "--usd-per-second", "0.001") as process:
+            wait_until(lambda: slow.accepted() == 2)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        assert process.returncode == 3, err
+        assert [job["state"] for job in slow.books()] == ["CANCELLED"] * 2
+    assert "2 small jobs sent, 2 of them still out and now cancelled; they cost $0.2400 in all of execution" in out
+
+
 def test_ctrl_c_once_sends_nothing_new_and_collects_what_is_out(tmp_path: Path) -> None:
     with sandbox_in_a_thread(execution="fixed:300") as slow:
         with started_batch(tmp_path, slow, "ep", 200) as process:
