@@ -121,17 +121,19 @@ def read_input(
 
 
 @contextmanager
-def opened(said: BatchInput, digest: bytes) -> Iterator[PromptRows]:
-    """The rows of an input as they stand there; `digest` is for their keys. Raises `InputError`."""
+def opened(said: BatchInput, digest: bytes, *, takes_text: bool) -> Iterator[PromptRows]:
+    """The rows of an input as they stand there; `digest` is for their keys. Raises `InputError`.
+
+    `takes_text`: whether a workflow of the run takes a prompt.
+    """
+    given: dict[str, Any] = {"template": said.template, "declared": said.axes.variables, "takes_text": takes_text}
     if said.format == "captions":
         yield CaptionFolder(Path(said.file), said.name, digest)
     elif said.format == "parquet":
-        given: dict[str, Any] = {"template": said.template, "declared": said.axes.variables}
         with ParquetRows(Path(said.file), said.name, digest, **given) as rows:
             yield rows
     else:
         with _lines(said) as lines:
-            given = {"template": said.template, "declared": said.axes.variables}
             yield PromptFile(lines, said.format, said.name, digest, **given)
 
 

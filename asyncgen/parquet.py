@@ -34,13 +34,14 @@ class ParquetRows(AbstractContextManager["ParquetRows"]):
         *,
         template: str | None = None,
         declared: Collection[str] = (),
+        takes_text: bool = True,
     ) -> None:
         try:
             import pyarrow.parquet  # noqa: PLC0415 - an extra, and slow to import
         except ImportError:
             message = "a Parquet file needs pyarrow: pip install 'asyncgen[parquet]'"
             raise InputError(message, where=name) from None
-        self.name, self._template, self._declared = name, template, declared
+        self.name, self._template, self._declared, self._takes_text = name, template, declared, takes_text
         self._hash = hashlib.blake2b(b"parquet", digest_size=16, key=digest)
         self._columns: list[str] = []
         self._variables: tuple[str, ...] = ()
@@ -57,7 +58,7 @@ class ParquetRows(AbstractContextManager["ParquetRows"]):
     def rows(self) -> Iterator[RawRow | BadRow]:
         header = list(self._file.schema_arrow.names)
         try:
-            self._columns = columns_of(header, needs_prompt=self._template is None)
+            self._columns = columns_of(header, has_template=self._template is not None, takes_text=self._takes_text)
         except InputError as error:
             yield BadRow(1, error.at(self.name), is_header=True)
             return

@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from asyncgen.documents import parse_json
 from asyncgen.errors import InputError
-from asyncgen.request import FIELD_NAMES, RECORD_FIELDS, ImageRequest, parse_request
+from asyncgen.request import FIELD_NAMES, INPUT_PICTURES, RECORD_FIELDS, ImageRequest, parse_request
 from asyncgen.variables import made_of, variable_of
 
 PromptFormat: TypeAlias = Literal["txt", "csv", "jsonl"]
@@ -91,7 +91,8 @@ class PromptFile:
     - jsonl: an object of such fields, or a text, a line
 
     A column or key in braces is a variable of the row's prompt, or of `template` where the row has none; `declared`
-    variables get their values later (`asyncgen.variables`).
+    variables get their values later (`asyncgen.variables`). Where no workflow `takes_text`, a column of input pictures
+    does for that of prompts.
 
     `digest` (up to 64 bytes) stands for whatever else decides what a row means: equal keys are then equal wants.
     Raises nothing by itself: what is wrong comes as a `BadRow`.
@@ -106,10 +107,11 @@ class PromptFile:
         *,
         template: str | None = None,
         declared: Collection[str] = (),
+        takes_text: bool = True,
     ) -> None:
         self._lines, self._format, self.name = _without_bom(lines), format, name
         self._hash = hashlib.blake2b(format.encode(), digest_size=16, key=digest)
-        self._template, self._declared = template, declared
+        self._template, self._declared, self._takes_text = template, declared, takes_text
         self._columns: list[str] = []
         self._variables: tuple[str, ...] = ()  # that are columns
 
@@ -141,7 +143,7 @@ class PromptFile:
         if header is None:
             return
         try:
-            self._columns = columns_of(header, needs_prompt=self._template is None)
+            self._columns = columns_of(header, has_template=self._template is not None, takes_text=self._takes_text)
         except InputError as error:
             yield _bad(error, self.name, number, is_header=True)
             return
@@ -191,8 +193,11 @@ def _numbered_csv(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | Input
             yield first_line, cells
 
 
-def columns_of(header: list[str] | InputError, *, needs_prompt: bool) -> list[str]:
-    """The fields that the columns of a table stand for, variables in their braces. Raises `InputError`."""
+def columns_of(header: list[str] | InputError, *, has_template: bool, takes_text: bool) -> list[str]:
+    """The fields that the columns of a table stand for, variables in their braces. Raises `InputError`.
+
+    There must be a prompt, unless a template makes it, or nothing takes it and there are input pictures.
+    """
     if isinstance(header, InputError):
         raise header
     columns = [column_of(cell.strip()) for cell in header]
@@ -201,7 +206,8 @@ def columns_of(header: list[str] | InputError, *, needs_prompt: bool) -> list[st
             raise _unknown_column(cell.strip())
         if columns.count(column) > 1:
             raise InputError("this column stands twice in the header", field=column)
-    if "prompt" not in columns and needs_prompt:
+    are_pictures = not takes_text and any(name in columns for name in INPUT_PICTURES)
+    if "prompt" not in columns and not has_template and not are_pictures:
         raise InputError("the header (the first line) must name a column 'prompt'", field="prompt")
     return columns
 

@@ -214,6 +214,11 @@ class Source:
         said, shared = self._input, self._input.fields if self._matrix is None else self._matrix.shared
         return generator.digest({**shared, "template": said.template, "declared": sorted(said.axes.variables)})
 
+    def _takes_text(self, generator: ImageGenerator) -> bool:
+        """Whether a workflow that is chosen for all rows takes a prompt."""
+        workflows = {fields.get("workflow") for fields in self.samples(generator)}
+        return any(generator.planner.template(name).binds("positive_prompt") for name in workflows)
+
     def look_for_bad_rows(self, on_bad: Callable[[InputError], None]) -> int:
         """Read the whole input as text alone, where nothing can be planned; how many rows there are."""
         count, tell = 0, _once(on_bad)
@@ -231,7 +236,8 @@ class Source:
             (b"", usual_by_name) if generator is None else (self._digest(generator), generator.planner.usual)
         )
         limit = self._options.limit
-        with opened(self._input, digest) as file, closing(_ids_table()) as ids:
+        takes_text = generator is not None and self._takes_text(generator)
+        with opened(self._input, digest, takes_text=takes_text) as file, closing(_ids_table()) as ids:
             if self._matrix is None:
                 yield _OpenFile(file, ids, limit)
             else:

@@ -9,8 +9,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from support import SMALL, bought, files, open_sandbox, received, run_cli, settings_for, size_of, true_output
 
 from asyncgen import ImageGenerator
@@ -124,3 +126,15 @@ def test_a_prompt_is_refused_where_nothing_takes_it_and_told_once_of_rows(tmp_pa
     assert run_cli("plan", "rows.txt", *said, cwd=tmp_path).out.count(told) == 1
     done = run_cli("batch", "rows.txt", *said, cwd=tmp_path)
     assert (done.code, done.err.count(told)) == (0, 1), done.err
+
+
+@pytest.mark.parametrize("file", ["rows.csv", "rows.parquet"])
+def test_rows_of_pictures_alone_are_enough_where_nothing_takes_a_prompt(tmp_path: Path, file: str) -> None:
+    write_inputs(tmp_path, [PICTURE])
+    (tmp_path / "rows.csv").write_text("id,init_image\none,init_image.png\n", encoding="utf-8")
+    parquet.write_table(pa.table({"id": ["one"], "init_image": ["init_image.png"]}), tmp_path / "rows.parquet")
+    run = ["batch", file, "--sandbox", "--out", "o", "--workflow"]
+    refused = run_cli(*run, "img2img", cwd=tmp_path)
+    assert (refused.code, "must name a column 'prompt'" in refused.err) == (2, True), refused.err
+    done = run_cli(*run, "upscale", cwd=tmp_path)
+    assert (done.code, [line["id"] for line in true_output(tmp_path / "o")]) == (0, ["one"]), done.err
