@@ -130,8 +130,8 @@ def _problem(text: str, met: set[str]) -> str:
     name = name.strip()
     if strength is not None and (not name or not _NUMBER.fullmatch(strength)):
         return f"{text!r:.60} is no NAME:STRENGTH: a strength is a number, such as {name or 'NAME'}:0.8"
-    if met and _NUMBER.fullmatch(name):
-        return f"{text!r:.60} is no name: a strength is written with a point, such as 0.5"
+    if met and strength is None and _NUMBER.fullmatch(name):
+        return f"{text!r:.60} is no name: a strength is written with a point, such as 0.5, and a name like it {name}:1"
     if with_suffix(name) in met:
         return f"{name!r:.60} is there twice: name it once"
     met.add(with_suffix(name))

@@ -60,12 +60,13 @@ def test_a_character_of_its_own_strength_is_scaled_like_the_others() -> None:
     [
         ("a:b:0.5", "a:b"),
         ("a:v2:1", "a:v2"),
+        ("2024:1", "2024"),
         ("bob.safetensors:1", "bob"),
         ("bob:\x1d.5\u3000", "bob"),
     ],
 )
 def test_what_follows_the_last_colon_is_the_strength(text: str, name: str) -> None:
-    assert stack_loras(character_loras=[text])[0].name == f"{name}.safetensors"
+    assert stack_loras(character_loras=["ann", text])[1].name == f"{name}.safetensors"
 
 
 @pytest.mark.parametrize(
