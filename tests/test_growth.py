@@ -61,7 +61,7 @@ def keys(
         file.write_text("\n".join(map(json.dumps, rows)))
         source = read_input(str(file), None, {}, said, None, None, None)
     planner = Planner(StylesRegistry.load(), workflow)
-    with opened(source, b"") as lines:
+    with opened(source, b"", takes_text=True) as lines:
         rows_of = lines if source.matrix is None else Expansion(lines, source.matrix, usual_of=planner.usual)
         parsed = [rows_of.parse(raw) for raw in rows_of.rows()]
         return [want.content_key for row in parsed if isinstance(row, Row) for want in planner.wants(row.request)]
