@@ -17,7 +17,7 @@ from .coverage import missing
 from .lives import Outcome, simulate
 from .mutants import MUTANTS, ROOT, Mutant, PatchError, catch, catch_all
 
-SEEDS, SWEPT_PLANS, REPEATED_SEEDS = 2000, 20, 150
+SEEDS, SWEPT_PLANS, REPEATED_SEEDS = 2000, 20, 300
 
 
 def simulated(*arguments: str, hash_seed: str = "0") -> str:
